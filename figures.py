@@ -1,0 +1,171 @@
+"""Figures of a run: grids of images as PNG, curves as PDF and PNG. Each function draws what it is given to a path."""
+import io
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from utils import to_pixels, write_atomic
+
+COLUMN = 3.3                     # inches, the width of a column of a report
+STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.0, "legend.frameon": False,
+         "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},          # Okabe and Ito's colours, told apart by everyone,
+         "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}    # and line styles for print in grey
+GAP = 2                          # pixels between the pictures of a grid
+
+
+def _save_figure(fig, paths, dpi=300):
+    for path in paths:
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02,
+                    metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        write_atomic(path, buffer.getvalue())
+
+
+def _save_picture(picture, path):
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())
+
+
+def _tile(images, ncol):
+    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture of rows of ncol, with white gaps."""
+    pixels = to_pixels(images)
+    n, h, w, _ = pixels.shape
+    nrow = math.ceil(n / ncol)
+    sheet = np.full((nrow * (h + GAP) - GAP, ncol * (w + GAP) - GAP, 3), 255, np.uint8)
+    for i, picture in enumerate(pixels):
+        y, x = i // ncol * (h + GAP), i % ncol * (w + GAP)
+        sheet[y:y + h, x:x + w] = picture
+    return sheet
+
+
+def save_images(images, path, ncol=12):
+    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1 white."""
+    _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
+
+
+def save_recon(images, recon, path, ncol=12):
+    """Training images (n, 3, h, w) with their reconstructions g(z) under them, row by row, as PNG."""
+    ncol = min(ncol, len(images))
+    size = images.shape[-1]
+    margin, between = max(16, size // 4), max(4, size // 12)
+    blocks = [(_tile(images[i:i + ncol], ncol), _tile(recon[i:i + ncol], ncol)) for i in range(0, len(images), ncol)]
+    height = len(blocks) * (2 * size + GAP + between) - between
+    sheet = Image.new("RGB", (margin + blocks[0][0].shape[1], height), "white")
+    font = ImageFont.load_default(max(8, size // 8))
+    for k, pair in enumerate(blocks):
+        for j, (row, label) in enumerate(zip(pair, ("image", "g(z)"), strict=True)):
+            y = k * (2 * size + GAP + between) + j * (size + GAP)
+            sheet.paste(Image.fromarray(row), (margin, y))
+            sheet.paste(_upright(label, font, (margin, size)), (0, y))
+    _save_picture(sheet, path)
+
+
+def _upright(text, font, size):
+    """Text that reads upwards, centred on white of the given size (w, h)."""
+    label = Image.new("RGB", size[::-1], "white")
+    ImageDraw.Draw(label).text((label.width / 2, label.height / 2), text, fill="black", font=font, anchor="mm")
+    return label.rotate(90, expand=True)
+
+
+def save_interp(images, columns, rows, paths):
+    """The panel g(z) over the latent plane: columns left to right along z_1, rows top to bottom along z_2.
+
+    images   (len(rows) * len(columns), 3, h, w) in [-1, 1], row by row from the top left
+    columns  values of z_1, rows: values of z_2 from the top; both label the axes. No rows: a single strip along z_1.
+    paths    files to draw to, .png or .pdf
+    """
+    ncol, nrow = len(columns), max(1, len(rows))
+    width = 2 * COLUMN
+    with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
+        fig = Figure(figsize=(width, width * nrow / ncol))
+        ax = fig.add_axes((0, 0, 1, 1))
+        sheet = _tile(images, ncol)
+        ax.imshow(sheet, interpolation="lanczos", aspect="equal")
+        pitch_x, pitch_y = sheet.shape[1] / ncol, sheet.shape[0] / nrow
+        ax.set_xticks((np.arange(ncol) + 0.5) * pitch_x, [f"{v:.2f}" for v in columns])
+        ax.set_yticks((np.arange(len(rows)) + 0.5) * pitch_y, [f"{v:.2f}" for v in rows])
+        ax.set_xlabel("$z_1$")
+        if len(rows):
+            ax.set_ylabel("$z_2$")
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        _save_figure(fig, paths, dpi=max(100, sheet.shape[1] / width))          # a pixel of the panel for each of g(z)
+
+
+def plot_stats(histories, paths):
+    """Loss (Eq. 7, logarithmic) and PSNR of every epoch, one line for each start.
+
+    histories  {"warm": rows, "cold": rows}: rows are dicts with epoch, loss, psnr
+    paths      files to draw to, .png or .pdf
+    """
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(COLUMN, 1.25 * COLUMN), layout="constrained")
+        axes = fig.subplots(2, 1, sharex=True)
+        for start, rows in histories.items():
+            epochs = [r["epoch"] for r in rows]
+            marker = "." if len(rows) < 3 else None
+            for ax, key in zip(axes, ("loss", "psnr"), strict=True):
+                ax.plot(epochs, [r[key] for r in rows], label=f"{start} start", marker=marker, **LINES[start])
+        axes[0].set_yscale("log")
+        axes[0].set_ylabel(r"loss  $\frac{1}{n}\sum_i |I_i - g(z_i)|^2 / 2\sigma^2$")
+        axes[1].set_ylabel("PSNR [dB]")
+        axes[1].set_xlabel("epoch")
+        axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(histories) > 1:
+            axes[1].legend(loc="lower right")
+        _save_figure(fig, paths)
+
+
+def plot_latents(z, images, prior_sigma, path, most=60):
+    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of the prior.
+
+    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most` thumbnails, and
+    dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0, prior_sigma^2 I).
+    """
+    plane = np.zeros((len(z), 2))
+    plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(1.5 * COLUMN, 1.5 * COLUMN), layout="constrained")
+        ax = fig.add_subplot()
+        angle = np.linspace(0, 2 * math.pi, 200)
+        for k in (1, 2, 3):
+            r = k * prior_sigma
+            ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
+        ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
+        step = max(1, math.ceil(len(z) / most))
+        zoom = 22 / images.shape[-1]                      # thumbnails of about 22 points, whatever the image size
+        for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
+            ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom, interpolation="lanczos"), point,
+                                         frameon=False))
+        reach = max(3.1 * prior_sigma, 1.15 * np.abs(plane).max())
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
+               ylabel="$z_2$" if z.shape[1] > 1 else "")
+        _save_figure(fig, [path])
+
+
+def save_side_by_side(cells, path):
+    """PNG pictures from files, side by side in rows, each under its title.
+
+    cells  rows of (title, path of a PNG)
+    """
+    rows = [[(title, Image.open(p).convert("RGB")) for title, p in row] for row in cells]
+    width = max(im.width for row in rows for _, im in row)
+    pad, bar = max(8, width // 40), max(14, width // 22)
+    font = ImageFont.load_default(bar * 0.75)
+    sheet = Image.new("RGB", (max(len(row) for row in rows) * (width + pad) - pad,
+                              sum(bar + max(im.height for _, im in row) + pad for row in rows) - pad), "white")
+    draw, y = ImageDraw.Draw(sheet), 0
+    for row in rows:
+        for k, (title, im) in enumerate(row):
+            x = k * (width + pad)
+            draw.text((x + width / 2, y + bar / 2), title, fill="black", font=font, anchor="mm")
+            sheet.paste(im, (x, y + bar))
+        y += bar + max(im.height for _, im in row) + pad
+    _save_picture(sheet, path)

@@ -1,0 +1,62 @@
+"""The generator network g(z; theta) of I = g(z; theta) + eps: a few fully connected layers, then deconvolutions."""
+import math
+
+import torch
+from torch import nn
+
+MIN_SIZE = 16          # the smallest picture: two deconvolutions from 4 x 4
+
+
+class GenNet(nn.Module):
+    """Deconvolutional generator: z (n, nz) -> images (n, 3, img_size, img_size) in [-1, 1].
+
+    No layer looks across the batch (there is no batch normalisation), so g(z)[i] depends on z[i] alone.
+
+    nz        dimension of the latent, at least 1
+    img_size  side of the picture in pixels, a power of two from 16
+    hidden    units of the layer that reads z: more of them let the map from z bend more
+    width     channels at 64 x 64; they double at each halving of the side, up to 16 * width
+
+    Raises ValueError where a size is out of range.
+    """
+
+    def __init__(self, nz=2, img_size=128, hidden=256, width=32):
+        super().__init__()
+        if nz < 1 or hidden < 1 or width < 1:
+            raise ValueError(f"nz, hidden and width must be at least 1, not {nz}, {hidden}, {width}")
+        if img_size < MIN_SIZE or img_size & (img_size - 1):
+            raise ValueError(f"img_size must be a power of two from {MIN_SIZE}, not {img_size}")
+
+        def channels(side):
+            return max(16, min(16 * width, 64 * width // side))
+
+        n_deconv = int(math.log2(img_size // 4))
+        sides = [4 * 2**k for k in range(n_deconv)]
+        self.code = nn.Sequential(
+            nn.Linear(nz, hidden), nn.GELU(),
+            nn.Linear(hidden, channels(4) * 16), nn.GELU(),
+            nn.Unflatten(1, (channels(4), 4, 4)),                                # (n, 512, 4, 4)
+        )
+        layers = []
+        for side in sides[:-1]:                                                  # (n, c, side, side) -> twice the side
+            layers += [nn.ConvTranspose2d(channels(side), channels(2 * side), 4, 2, 1), nn.GELU()]
+        layers += [nn.ConvTranspose2d(channels(sides[-1]), 3, 4, 2, 1), nn.Tanh()]
+        self.deconv = nn.Sequential(*layers)
+        self._initialise()
+
+    def _initialise(self):
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.normal_(m.weight, std=math.sqrt(2 / m.in_features))
+                nn.init.zeros_(m.bias)
+            elif isinstance(m, nn.ConvTranspose2d):
+                nn.init.normal_(m.weight, std=math.sqrt(2 / (4 * m.in_channels)))    # 4 of the 16 taps meet each output
+                nn.init.zeros_(m.bias)
+        first, last = self.code[0], self.deconv[-2]
+        nn.init.normal_(first.weight, std=1.0)
+        nn.init.normal_(first.bias, std=1.0)     # spreads the bends over the plane; 0 puts all at the origin
+        with torch.no_grad():
+            last.weight.mul_(0.3)                # start near grey, far from where tanh saturates
+
+    def forward(self, z):
+        return self.deconv(self.code(z))         # (n, nz) -> (n, 512, 4, 4) -> (n, 3, img_size, img_size)

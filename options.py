@@ -1,0 +1,67 @@
+"""The command line of a configuration dataclass: every field is a flag, checked for type and range."""
+import argparse
+import dataclasses
+import math
+
+
+class UserError(Exception):
+    """Something only the user can mend: one line that names the file or option and the remedy."""
+
+
+def option(default, meaning, low=None, high=None, choices=None):
+    """A dataclass field with its meaning, and the values it may take: low <= value <= high, or one of `choices`."""
+    return dataclasses.field(default=default,
+                             metadata={"meaning": meaning, "low": low, "high": high, "choices": choices})
+
+
+def allowed(field):
+    """What a field may hold, in words: 'an integer from 1 to 100000'."""
+    low, high, choices = (field.metadata[k] for k in ("low", "high", "choices"))
+    if choices:
+        return "one of " + ", ".join(choices)
+    if field.type is str:
+        return "a text"
+    return f"{'an integer' if field.type is int else 'a number'} from {low:g} to {high:g}"
+
+
+def check(config):
+    """Raise UserError for the first field of a dataclass instance whose type or range is wrong."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        low, high, choices = (f.metadata[k] for k in ("low", "high", "choices"))
+        right_type = type(value) is f.type or (f.type is float and type(value) is int)
+        if (not right_type
+                or (choices and value not in choices)
+                or (f.type is float and not math.isfinite(value))
+                or (low is not None and not low <= value <= high)):
+            raise UserError(f"--{f.name} must be {allowed(f)}, not {value!r}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; python {self.prog} --help lists the options")
+
+
+def parse_args(config_class, argv=None, description=None, prog="abp.py"):
+    """The command line as a `config_class` and the names of the options that were given.
+
+    argv  list of str, or None for the process's own.
+    Raises UserError for unknown or abbreviated flags and for values of the wrong type or range.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    fields = dataclasses.fields(config_class)
+    for f in fields:
+        default = f.default if f.default != "" else "none"
+        meaning = f"{f.metadata['meaning']}; {allowed(f)} (default: {default})"
+        parser.add_argument(f"--{f.name}", metavar=f.type.__name__.upper(), default=argparse.SUPPRESS,
+                            help=meaning.replace("%", "%%"))
+    given = vars(parser.parse_args(argv))
+    types = {f.name: f for f in fields}
+    values = {}
+    for name, text in given.items():
+        try:
+            values[name] = types[name].type(text)
+        except ValueError:
+            raise UserError(f"--{name} must be {allowed(types[name])}, not {text!r}") from None
+    return config_class(**values), set(given)

@@ -1,0 +1,176 @@
+"""What a run shows: its numbers, its figures, and the warm-cold pairs of the handout."""
+import math
+
+import torch
+
+import figures
+from utils import sample_gaussian_prior, squared_distances, write_atomic, write_json
+
+N_SAMPLES = 96             # random samples that are drawn and measured
+SATURATED = 0.98           # |x| beyond which a pixel counts as burnt
+MOST_RECON = 48            # reconstructions in a figure; of a larger folder, evenly spaced ones
+METRICS = {                # key of metrics.json: (Markdown, LaTeX, format)
+    "psnr": ("PSNR [dB]", "PSNR [dB]", ".2f"),
+    "mse": ("MSE", "MSE", ".5f"),
+    "loss": ("loss (Eq. 7)", "loss (Eq.~7)", ".1f"),
+    "z_std": ("std of z", "std of $z$", ".2f"),
+    "z_mean_square": ("mean of z²", "mean of $z^2$", ".2f"),
+    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", "samples: PSNR to nearest image [dB]", ".2f"),
+    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", "the same, 10th percentile [dB]", ".2f"),
+    "sample_saturation": ("samples: saturated pixels over data's", "samples: saturated pixels over data's", ".4f"),
+    "epochs": ("epochs", "epochs", "d"),
+    "seconds": ("training time [s]", "training time [s]", ".0f"),
+}
+
+
+@torch.no_grad()
+def generate(net, z):
+    """g(z) in float32, a few at a time: z (n, nz) -> images (n, 3, S, S) on the CPU."""
+    return torch.cat([net(part).float().cpu() for part in z.split(64)])
+
+
+def sample_images(net, config, n=N_SAMPLES):
+    """Random samples: g of n draws of the prior; the data has no part in them. The same draws for the same seed."""
+    draws = sample_gaussian_prior(n, config.nz, config.prior_sigma, torch.Generator().manual_seed(config.seed))
+    return generate(net, draws.to(next(net.parameters()).device))
+
+
+def measure(net, z, images, config):
+    """The numbers of metrics.json that say how good a generator and its latents are, in float32.
+
+    psnr is the mean over images of 10 log10(4 / mse_i), at z (n, nz). sample_saturation is the share of saturated
+    pixels (|x| > .98) in random samples less the share in the images; sample_nearest_psnr the PSNR of random samples to
+    the training image nearest to each, mean and 10th percentile.
+    """
+    mse = torch.cat([(generate(net, part) - x).square().mean((1, 2, 3))
+                     for part, x in zip(z.split(64), images.split(64), strict=True)])
+    samples = sample_images(net, config)
+    n_values = images[0].numel()
+    nearest = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).min(1).values / n_values
+    nearest_psnr = 10 * torch.log10(4 / nearest)
+    data_saturation = _saturation(images)
+    return {
+        "psnr": (10 * torch.log10(4 / mse)).mean().item(),
+        "mse": mse.mean().item(),
+        "loss": mse.mean().item() * n_values / (2 * config.mse_sigma**2),
+        "z_std": z.std(0, correction=0).mean().item(),
+        "z_mean_square": z.square().mean().item(),
+        "sample_saturation": _saturation(samples) - data_saturation,
+        "data_saturation": data_saturation,
+        "sample_nearest_psnr": nearest_psnr.mean().item(),
+        "sample_nearest_psnr_p10": nearest_psnr.quantile(0.1).item(),
+    }
+
+
+def _saturation(images):
+    return sum((part.abs() > SATURATED).sum().item() for part in images.split(256)) / images.numel()
+
+
+def panel_range(z, prior_sigma):
+    """d of the panel over (-d, d)^2: the 95th percentile of |z_k| over images, held between 1 and 3 prior stds."""
+    d = z[:, :2].abs().flatten().quantile(0.95).item() / prior_sigma
+    return round(min(3.0, max(1.0, d)), 1) * prior_sigma
+
+
+def panel_axes(d, ninterp, nz):
+    """Values of z_1 from left to right and of z_2 from top to bottom; no z_2 where the latent has one dimension."""
+    values = torch.linspace(-d, d, ninterp)
+    return values.tolist(), values.flip(0).tolist() if nz > 1 else []
+
+
+def panel_latents(columns, rows, nz):
+    """The z of every cell, row by row from the top left: (cells, nz); coordinates beyond the second are 0."""
+    z = torch.zeros(len(columns) * max(1, len(rows)), nz)
+    z[:, 0] = torch.tensor(columns).repeat(max(1, len(rows)))
+    if rows:
+        z[:, 1] = torch.tensor(rows).repeat_interleave(len(columns))
+    return z
+
+
+def draw_snapshot(net, z, images, config, folder, prefix=""):
+    """Reconstructions, random samples and the panel, as PREFIXrecon.png, PREFIXsamples.png, PREFIXinterp.png."""
+    shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
+    figures.save_recon(images[shown], generate(net, z[shown.to(z.device)]), folder / f"{prefix}recon.png")
+    figures.save_images(sample_images(net, config), folder / f"{prefix}samples.png")
+    columns, rows = panel_axes(panel_range(z, config.prior_sigma), config.ninterp, config.nz)
+    cells = generate(net, panel_latents(columns, rows, config.nz).to(z.device))
+    suffixes = (".png",) if prefix else (".png", ".pdf")
+    figures.save_interp(cells, columns, rows, [folder / f"{prefix}interp{suffix}" for suffix in suffixes])
+
+
+def write_start(net, z, images, history, config, folder):
+    """All results of one finished start in its folder: every figure, then metrics.json."""
+    draw_snapshot(net, z, images, config, folder)
+    figures.plot_stats({folder.name: history}, [folder / "loss.png", folder / "loss.pdf"])
+    figures.plot_latents(z, images, config.prior_sigma, folder / "latents.pdf")
+    metrics = measure(net, z, images, config)
+    metrics |= {"panel_range": panel_range(z, config.prior_sigma), "seconds": sum(r["seconds"] for r in history),
+                "epochs": len(history), "n_images": len(images), "img_size": config.img_size}
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def write_run(folder, metrics, histories, config):
+    """What belongs to the whole run: the tables, the captions, and with both starts the handout's warm-cold figures.
+
+    metrics, histories  {"warm": ..., "cold": ...} or one of the two
+    """
+    write_atomic(folder / "metrics.md", _markdown_table(metrics))
+    write_atomic(folder / "metrics.tex", _latex_table(metrics))
+    write_atomic(folder / "captions.tex", _captions(metrics, config))
+    if len(metrics) < 2:
+        return
+    figures.plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])
+    for name in ("recon", "samples", "interp"):
+        final = [(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png") for start in metrics]
+        half = [_half_way(folder / start / "epochs", start, config.n_epochs) for start in metrics]
+        rows = [half, final] if name == "recon" and None not in half else [final]      # as in the handout's Figure 2
+        figures.save_side_by_side(rows, folder / f"warm_cold_{name}.png")
+
+
+def _half_way(snapshots, start, n_epochs):
+    """(title, path) of the snapshot of the reconstructions nearest to half the epochs; None if there is none."""
+    epochs = [int(p.name.split("_")[0]) for p in snapshots.glob("*_recon.png")]
+    epochs = [e for e in epochs if e < n_epochs]
+    if not epochs:
+        return None
+    epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
+    return f"{start} start, {epoch} epochs", snapshots / f"{epoch:04d}_recon.png"
+
+
+def _markdown_table(metrics):
+    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    for key, (name, _, form) in METRICS.items():
+        lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _latex_table(metrics):
+    lines = [r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\hline",
+             " & " + " & ".join(f"{start} start" for start in metrics) + r" \\", r"\hline"]
+    for key, (_, name, form) in METRICS.items():
+        lines.append(f"{name} & " + " & ".join(f"${m[key]:{form}}$" for m in metrics.values()) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _captions(metrics, config):
+    """LaTeX macros with the caption of each figure, one set for each start."""
+    lines = []
+    for start, m in metrics.items():
+        d, cells = f"{m['panel_range']:.2g}", config.ninterp
+        corner = f"$z = (-{d}, {d})$" if config.nz > 1 else f"$z = -{d}$"
+        plane = ("$z_1$ grows to the right and $z_2$ upwards" if config.nz > 1 else "$z_1$ grows to the right") + (
+            ", the other coordinates are $0$" if config.nz > 2 else "")
+        captions = {
+            "Recon": f"Training images and, below each, the reconstruction $g(z)$ at its inferred $z$; {start} start, "
+                     f"{m['epochs']} epochs, PSNR {m['psnr']:.1f} dB.",
+            "Samples": f"{N_SAMPLES} random samples: $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; {start} start.",
+            "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; {plane}; "
+                      f"the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ over the "
+                      f"training images, held between 1 and 3 prior standard deviations; {start} start.",
+            "Loss": f"Loss of Eq.~7 at $\\sigma = {config.mse_sigma:g}$ and PSNR over epochs; {start} start.",
+            "Latents": "The training images at their inferred $z$; circles at 1, 2 and 3 standard deviations of the "
+                       f"prior; {start} start.",
+        }
+        lines += [rf"\newcommand{{\{start}{name}Caption}}{{{text}}}" for name, text in captions.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,167 @@
+"""A run folder from begin to end: the record of its options, checkpoints, logs, interruption and resumption."""
+import dataclasses
+import os
+import platform
+import signal
+from pathlib import Path
+
+import numpy
+import torch
+import torchvision
+from tqdm import tqdm
+
+import results
+from figures import plot_stats
+from options import UserError
+from utils import (
+    hash_images,
+    load_checkpoint,
+    new_run_folder,
+    read_json,
+    save_checkpoint,
+    write_atomic,
+    write_json,
+    write_table,
+)
+
+MAY_CHANGE = {"resume", "data", "n_epochs", "n_log", "n_plot", "n_stats"}      # options that a resumed run may be given
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the checkpoint is saved."""
+
+
+# -------------------------------------------------------------------------------------------------- the run's record
+
+def begin(config, data, device, precision, parent):
+    """Make the folder of a new run with its config.json. Returns its path and the record."""
+    record = {"options": dataclasses.asdict(config), "device": str(device), "precision": precision,
+              "threads": torch.get_num_threads(), "images": hash_images(data),
+              "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                           "torchvision": torchvision.__version__, "numpy": numpy.__version__}}
+    folder = new_run_folder(config.out, record, parent)
+    lines = [f"{name} = {value}" for part in ("options", "versions") for name, value in record[part].items()]
+    log(folder, *lines, f"device = {device}, precision = {precision}, threads = {record['threads']}",
+        *[f"image {name} sha256 {digest}" for name, digest in record["images"].items()])
+    return folder, record
+
+
+def reopen(config, given):
+    """The folder, configuration and record of the run that --resume names, with the options given anew.
+
+    Raises UserError if it is no run folder, or if an option was given that a resumed run cannot change.
+    """
+    folder = Path(config.resume)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--resume {folder}: is no run folder (it has no config.json); name one such as output/001")
+    record = read_json(folder / "config.json")
+    if fixed := sorted(given - MAY_CHANGE):
+        raise UserError(f"--{fixed[0]} cannot change in a resumed run; leave it out or start a new run")
+    try:
+        old = type(config)(**record["options"])
+        record["device"], record["precision"], record["images"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); start a new run") from None
+    return folder, dataclasses.replace(old, **{k: getattr(config, k) for k in given - {"resume"}}), record
+
+
+def update_record(folder, record, config):
+    record["options"] = dataclasses.asdict(config)
+    write_json(folder / "config.json", record)
+
+
+def same_images(record, data):
+    """Raise UserError unless a folder still holds the images the run began with."""
+    old, new = record["images"], hash_images(data)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            change = "is gone" if name not in new else "is new" if name not in old else "has changed"
+            raise UserError(f"{data}/{name}: {change} since the run began; restore the images or start a new run")
+
+
+def point_report_to(folder, parent):
+    """Write parent/latest.tex, LaTeX's path to the newest run's figures, if the run lies in parent."""
+    if Path(folder).resolve().parent == Path(parent).resolve():
+        path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
+        write_atomic(Path(parent) / "latest.tex", f"\\graphicspath{{{{{path}/}}}}\n\\newcommand{{\\run}}{{{path}}}\n")
+
+
+def log(folder, *lines):
+    with open(folder / "log.txt", "a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+# --------------------------------------------------------------------------------------------------------- one start
+
+class Recorder:
+    """Follows one start through training: restores it, logs each epoch, saves, draws. All that is not the algorithm."""
+
+    def __init__(self, model, folder):
+        self.model, self.config, self.folder = model, model.config, folder
+        (folder / "epochs").mkdir(parents=True, exist_ok=True)
+        if (folder / "checkpoint.pt").exists():
+            model.restore(load_checkpoint(folder / "checkpoint.pt"), folder / "checkpoint.pt")
+        else:
+            self.save()                                     # so that a run killed in its first epochs resumes as well
+        write_table(folder / "log.csv", model.history)      # rows later than the checkpoint will come again
+
+    def save(self):
+        save_checkpoint(self.folder / "checkpoint.pt", self.model.state())
+
+    def train(self):
+        """Train to the last epoch. Raises Interrupted after a signal, with the checkpoint saved."""
+        config, model = self.config, self.model
+        bar = tqdm(total=config.n_epochs, initial=model.epoch, unit="epoch", disable=None,
+                   desc=f"{model.start} start")             # None: silent when the output is no terminal
+        with bar, StopAfterEpoch() as stop:
+            for row in model.train():
+                epoch = row["epoch"]
+                self._append(row)
+                bar.set_postfix(loss=f"{row['loss']:.1f}", psnr=f"{row['psnr']:.2f}", refresh=False)
+                bar.update()
+                last = epoch == config.n_epochs
+                if last or stop.requested or epoch % config.n_log == 0:
+                    self.save()
+                    log(self.folder.parent, f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
+                if stop.requested:
+                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start")
+                if not last and epoch % config.n_plot == 0:
+                    (results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
+                                           f"{epoch:04d}_"))
+                if not last and epoch % config.n_stats == 0:
+                    plot_stats({model.start: model.history}, [self.folder / "loss.png"])
+
+    def finish(self):
+        """Draw every figure and measure; returns the metrics."""
+        model = self.model
+        return results.write_start(model.net, model.z, model.images, model.history, self.config, self.folder)
+
+    def _append(self, row):
+        if row["epoch"] == 1:
+            write_table(self.folder / "log.csv", [row])
+            return
+        with open(self.folder / "log.csv", "a", encoding="utf-8") as file:
+            file.write(",".join(str(v) for v in row.values()) + "\n")
+
+
+def _short(key, value):
+    return f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
+
+
+class StopAfterEpoch:
+    """Within it, Ctrl-C and SIGTERM ask for a stop at the end of the epoch; a second one stops at once."""
+
+    def __enter__(self):
+        self.requested = False
+        self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, *_):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write("stopping after this epoch; once more to stop now and go back to the last checkpoint")
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,233 @@
+"""Images in; run folders, logs, tables and checkpoints out. No algorithm here; figures are in figures.py."""
+import csv
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from options import UserError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+CHECKPOINT_KEYS = {"config", "epoch", "generator", "optimizer", "z", "image_names", "history", "rng"}
+
+
+def set_seed(seed):
+    """Seed Python, numpy and torch (CPU and GPU)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def get_rng(device):
+    """The states of torch's global generators that a run on `device` draws from: a dict of tensors."""
+    cuda = torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else torch.empty(0)
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng(states, device):
+    """Put the generators back where `get_rng` found them."""
+    torch.set_rng_state(states["cpu"])
+    if torch.device(device).type == "cuda" and len(states["cuda"]):
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
+    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from torch's global generator or the one given."""
+    return sig * torch.randn(batch_size, nz, generator=generator)
+
+
+def squared_distances(a, b):
+    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m)."""
+    return torch.cdist(a.flatten(1).contiguous(), b.flatten(1).contiguous()).square()
+
+
+# ---------------------------------------------------------------------------------------------------------- images in
+
+def list_images(folder):
+    """The image files of a folder, sorted by name. Raises UserError if it is missing, unreadable or holds none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: no such folder; give a folder of images")
+    try:
+        paths = sorted(p for p in folder.iterdir()
+                       if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+    except OSError as error:
+        raise UserError(f"--data {folder}: cannot be read ({error.strerror}); check its permissions") from None
+    if not paths:
+        raise UserError(f"--data {folder}: holds no image; put {', '.join(sorted(IMAGE_SUFFIXES))} files there")
+    return paths
+
+
+def load_image(path, img_size):
+    """One file as a (3, img_size, img_size) float32 tensor in [-1, 1]: 0 -> -1, 255 -> 1.
+
+    Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and palette and
+    CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized with antialiasing.
+    Raises UserError naming the file if it is no image, is truncated, or has more pixels than Pillow holds to be safe.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)             # odd metadata is none of the user's concern
+            with Image.open(path) as file:
+                image = _to_rgb(ImageOps.exif_transpose(file))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
+                        "make it smaller or take it out of the folder") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:    # all of these are how Pillow says "broken"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
+                        "mend it or take it out of the folder") from None
+    image = ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS)
+    return to_tensor(image)
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I;16") or image.mode == "I":           # 16-bit grey: convert() would clip it to white
+        grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
+        image = Image.fromarray(grey.round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def to_tensor(image):
+    """A PIL RGB image (w, h) as a float32 tensor (3, h, w) in [-1, 1]."""
+    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_pixels(images):
+    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never stretched."""
+    pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    return pixels.byte().movedim(-3, -1).numpy()
+
+
+def load_img_tensors(folder, img_size):
+    """All images of a folder, sorted by file name: (n, 3, img_size, img_size) in [-1, 1], and the list of names.
+
+    Raises UserError as `list_images` and `load_image` do.
+    """
+    paths = list_images(folder)
+    images = torch.empty(len(paths), 3, img_size, img_size)
+    for i, path in enumerate(paths):
+        images[i] = load_image(path, img_size)
+    return images, [p.name for p in paths]
+
+
+def hash_images(folder):
+    """{file name: first 16 hex digits of its SHA-256}, sorted by name."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in list_images(folder)}
+
+
+# ------------------------------------------------------------------------------------------------------- run folders
+
+def new_run_folder(out, record, parent):
+    """Make the folder of a run, complete with its config.json, or nothing at all. Returns its path.
+
+    out     the folder to make, or "" for the next free parent/001, parent/002, ...
+    record  what config.json shall hold
+    Raises UserError if it exists already or cannot be made: an earlier run is never overwritten.
+    """
+    target = Path(out) if out else _next_free(Path(parent))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        kind = "a folder that is not empty" if target.is_dir() else "a file"
+        raise UserError(f"--out {target}: is {kind}; name a new folder, or go on with it: --resume {target}")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        write_json(draft / "config.json", record)
+        draft.rename(target)                       # one step, so that a kill leaves a whole run folder or none
+    except OSError as error:
+        for leftover in (draft / "config.json", draft):
+            if leftover.exists():
+                leftover.unlink() if leftover.is_file() else leftover.rmdir()
+        if not out and target.exists():            # another run took the number in the meantime
+            return new_run_folder(out, record, parent)
+        raise UserError(f"--out {target}: cannot be made ({error.strerror}); choose another folder") from None
+    return target
+
+
+def _next_free(parent):
+    taken = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()] if parent.is_dir() else []
+    return parent / f"{max(taken, default=0) + 1:03d}"
+
+
+def write_atomic(path, data):
+    """Write bytes or text to a path so that a reader, a kill or a full disk sees the old file or the new, no half."""
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.tmp")
+    data = data.encode() if isinstance(data, str) else data
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another --out, "
+                        "then go on with --resume") from None
+
+
+def write_json(path, values):
+    write_atomic(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path):
+    """A JSON object from a file. Raises UserError if there is none or it is broken."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run folder?") from None
+    except ValueError:
+        raise UserError(f"{path}: is not valid JSON; start a new run") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is not a record of a run; start a new run")
+    return values
+
+
+def write_table(path, rows):
+    """A list of dicts with the same keys as CSV; an empty list gives an empty file."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+def save_checkpoint(path, checkpoint):
+    """Write a checkpoint (a dict of plain types and tensors, keys CHECKPOINT_KEYS) atomically."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path):
+    """A checkpoint as saved, on the CPU. Nothing but plain types and tensors is ever unpickled.
+
+    Raises UserError if the file is missing, truncated, holds other objects, or is no checkpoint of this project.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run folder?") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds objects other than tensors and plain values, and was not opened; "
+                        "use a checkpoint that this program wrote") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+        raise UserError(f"{path}: is damaged; delete it and --resume to train this start anew") from None
+    if not isinstance(checkpoint, dict) or not CHECKPOINT_KEYS <= checkpoint.keys():
+        raise UserError(f"{path}: is not a checkpoint of this program; use one that it wrote")
+    return checkpoint
