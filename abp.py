@@ -16,6 +16,7 @@ import dataclasses
 import math
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,13 +79,13 @@ class Config:
     langevin_num_steps: int = option(1, "Langevin steps per inference", 1, 10**5)
     langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z; 0: fitted to "
                                             "each image, with an accept step (simplified manifold MALA)", 0, 10)
-    cold_draws: int = option(256, "draws of the prior, of which each cold chain starts from one chosen by its "
-                                  "likelihood; 1: from a plain draw", 1, 10**5)
+    prior_draws: int = option(96, "draws of the prior that compete by likelihood to be a cold chain's start, or with "
+                                  "a warm chain's state; 0: a plain draw, or the state", 0, 10**5)
     # what is written
     ninterp: int = option(12, "cells along each side of the interpolation panel", 2, 64)
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6)
-    n_plot: int = option(60, "epochs between snapshots in epochs/", 1, 10**6)
-    n_stats: int = option(60, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
+    n_plot: int = option(120, "epochs between snapshots in epochs/", 1, 10**6)
+    n_stats: int = option(120, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
 
     def __post_init__(self):
         check(self)
@@ -145,8 +146,8 @@ class ABP:
 
         axes = torch.eye(z.shape[1], device=z.device)
         with torch.no_grad():
-            image, jacobian = vmap(along, out_dims=(None, 0), chunk_size=8)(axes)          # J: (nz, n, 3, S, S)
-        residual = image - x
+            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]      # 8 at a time bounds memory
+        residual, jacobian = parts[0][0] - x, torch.cat([j for _, j in parts])             # J: (nz, n, 3, S, S)
         pull = torch.stack([(j * residual).sum((1, 2, 3)) for j in jacobian], 1) / sigma**2
         metric = torch.einsum("anchw,bnchw->nab", jacobian, jacobian) / sigma**2
         return (self._energy(z, residual, sigma), pull + z / self.config.prior_sigma**2,
@@ -176,19 +177,25 @@ class ABP:
         acceptance = torch.stack(tests).mean(0) if tests else torch.full_like(z[:, 0], math.nan)
         return z, acceptance, torch.full_like(z[:, 0], s)
 
-    def cold_start(self, x, sigma):
-        """Fresh starts for images x (n, 3, S, S) from the prior -> z (n, nz).
+    def resample(self, x, sigma, current=None):
+        """Global move: for each image x (n, 3, S, S) one of prior_draws draws of the prior -> z (n, nz).
 
-        Sampling-importance-resampling (Rubin 1987): cold_draws draws of the prior, shared by the images; each chain
-        starts from one of them, chosen with probability proportional to the likelihood of its image.
+        The draws are shared by the images; each image chooses with probability proportional to its likelihood. Alone,
+        this is sampling-importance-resampling (Rubin 1987), and a cold chain starts from its result. With the state
+        `current` (n, nz) of a warm chain among the candidates, it is a step of iterated sampling-importance-resampling,
+        which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a chain in a poor local mode can leave it.
         """
-        if self.config.cold_draws == 1:
-            return self._prior(len(x))
-        draws = self._prior(self.config.cold_draws)
+        draws = self._prior(self.config.prior_draws)
         with torch.no_grad():
             guesses = torch.cat([self.g(part) for part in draws.split(64)])
-        log_weight = -squared_distances(x, guesses) / (2 * sigma**2)
-        return draws[torch.distributions.Categorical(logits=log_weight).sample()]
+            log_weight = -squared_distances(x, guesses) / (2 * sigma**2)
+            if current is not None:
+                own = -(self.g(current) - x).square().sum((1, 2, 3), keepdim=True).flatten(1) / (2 * sigma**2)
+                log_weight = torch.cat([own, log_weight], 1)
+        chosen = torch.distributions.Categorical(logits=log_weight).sample()
+        if current is None:
+            return draws[chosen]
+        return torch.where((chosen == 0).unsqueeze(1), current, draws[chosen - 1])
 
     def _prior(self, n):
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
@@ -196,7 +203,10 @@ class ABP:
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z. Returns acceptance (m,) and step size (m,)."""
         x, sigma = self._batch(index), self.config.sigma(self.epoch)
-        z = self.z[index] if self.start == "warm" else self.cold_start(x, sigma)
+        if self.start == "warm":
+            z = self.resample(x, sigma, self.z[index]) if self.config.prior_draws else self.z[index]
+        else:
+            z = self.resample(x, sigma) if self.config.prior_draws else self._prior(len(x))
         z, acceptance, step = self.sample_langevin(z, x, sigma)
         self._check_finite(z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
         self.z[index] = z
@@ -341,6 +351,7 @@ def data_folder(config):
 
 def main(argv=None):
     """Run the command line. Returns the exit status: 0, 2 after a user's error (one line on stderr), 130 if stopped."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)     # torch's own affair
     try:
         config, given = parse_args(Config, argv, description=__doc__)
         train(config, given)

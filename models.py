@@ -34,8 +34,9 @@ class GenNet(nn.Module):
         sides = [4 * 2**k for k in range(n_deconv)]
         self.code = nn.Sequential(
             nn.Linear(nz, hidden), nn.GELU(),
-            nn.Linear(hidden, channels(4) * 16), nn.GELU(),
-            nn.Unflatten(1, (channels(4), 4, 4)),                                # (n, 512, 4, 4)
+            nn.Linear(hidden, channels(4) * 16),
+            nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),     # beyond the data no code grows,
+            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 512, 4, 4)              so no picture burns out
         )
         layers = []
         for side in sides[:-1]:                                                  # (n, c, side, side) -> twice the side

@@ -164,7 +164,7 @@ def _captions(metrics, config):
         captions = {
             "Recon": f"Training images and, below each, the reconstruction $g(z)$ at its inferred $z$; {start} start, "
                      f"{m['epochs']} epochs, PSNR {m['psnr']:.1f} dB.",
-            "Samples": f"{N_SAMPLES} random samples: $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; {start} start.",
+            "Samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; {start} start.",
             "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; {plane}; "
                       f"the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ over the "
                       f"training images, held between 1 and 3 prior standard deviations; {start} start.",

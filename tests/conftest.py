@@ -1,0 +1,68 @@
+"""A small folder of drawn faces, small models, and the command line as a subprocess."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from abp import ABP, Config
+from data.draw import draw_set
+from utils import load_img_tensors
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3, "cold_draws": 16,
+         "precision": "fp32", "device": "cpu", "ninterp": 3}
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """A folder of six small drawn faces."""
+    folder = tmp_path_factory.mktemp("faces")
+    for face, image in draw_set(n=6, size=32):
+        image.save(folder / f"{face.name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(faces):
+    return load_img_tensors(faces, SMALL["img_size"])[0]
+
+
+@pytest.fixture
+def make_model(images):
+    """make_model(start, **options): an ABP model on the six faces at 16 x 16."""
+    def make(start="warm", x=images, **options):
+        return ABP(Config(**SMALL | options), x, start)
+    return make
+
+
+@pytest.fixture
+def make_linear(make_model):
+    """An ABP model whose generator is g(z) = W z + b: its posterior is Gaussian and known in closed form."""
+    def make(sigma, n=4000, nz=2, **options):
+        generator = torch.Generator().manual_seed(3)
+        layer = torch.nn.Linear(nz, 3 * 16 * 16)
+        layer.weight.data = 0.15 * torch.randn(layer.weight.shape, generator=generator)
+        layer.bias.data = 0.1 * torch.randn(layer.bias.shape, generator=generator)
+        z_true = torch.tensor([0.7, -0.4, 0.2, 1.0, 0.3][:nz])
+        noise = 0.3 * torch.randn(layer.bias.shape, generator=generator)
+        image = (layer.weight @ z_true + layer.bias + noise).detach().view(1, 3, 16, 16)
+        model = make_model(x=image.expand(n, -1, -1, -1), nz=nz, mse_sigma=sigma, sigma_start=sigma, **options)
+        model.net = torch.nn.Sequential(layer, torch.nn.Unflatten(1, (3, 16, 16)))
+        precision = layer.weight.T @ layer.weight / sigma**2 + torch.eye(nz) / model.config.prior_sigma**2
+        pull = layer.weight.T @ (image.flatten() - layer.bias) / sigma**2
+        return model, torch.linalg.solve(precision, pull).detach(), torch.linalg.inv(precision).detach()
+    return make
+
+
+def command(folder, *args, **small):
+    """The argument list of abp.py on a folder of images with the small options."""
+    options = SMALL | small
+    return [f"--data={folder}", *[f"--{k}={v}" for k, v in options.items()], *map(str, args)]
+
+
+def run_cli(*args, **kwargs):
+    """python abp.py ARGS as a user's shell would run it, from another folder."""
+    return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)], capture_output=True, text=True,
+                          timeout=120, **kwargs)
