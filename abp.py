@@ -120,7 +120,7 @@ class ABP:
         set_seed(config.seed)
         self.net = GenNet(config.nz, config.img_size, config.hidden)
         self.net.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, (config.beta1, config.beta2))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, (config.beta1, config.beta2), fused=True)
         self.z = sample_gaussian_prior(len(images), config.nz, config.prior_sigma).to(self.device)
         self.epoch, self.history = 0, []
 
@@ -197,17 +197,23 @@ class ABP:
             return draws[chosen]
         return torch.where((chosen == 0).unsqueeze(1), current, draws[chosen - 1])
 
+    def chain_start(self, index, x, sigma):
+        """Where the chains of the images `index` (m,), x (m, 3, S, S), start in this epoch -> z (m, nz).
+
+        Warm: where they stood, or a better place if the global move finds one. Cold: anew from the prior.
+        """
+        current = self.z[index] if self.start == "warm" else None
+        if self.config.prior_draws:
+            return self.resample(x, sigma, current)
+        return self._prior(len(x)) if current is None else current
+
     def _prior(self, n):
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
 
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z. Returns acceptance (m,) and step size (m,)."""
         x, sigma = self._batch(index), self.config.sigma(self.epoch)
-        if self.start == "warm":
-            z = self.resample(x, sigma, self.z[index]) if self.config.prior_draws else self.z[index]
-        else:
-            z = self.resample(x, sigma) if self.config.prior_draws else self._prior(len(x))
-        z, acceptance, step = self.sample_langevin(z, x, sigma)
+        z, acceptance, step = self.sample_langevin(self.chain_start(index, x, sigma), x, sigma)
         self._check_finite(z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
         self.z[index] = z
         return acceptance, step
@@ -330,12 +336,12 @@ def choose_device(config):
 
 
 def choose_precision(config, device, n):
-    """The arithmetic of --precision; auto: the one whose learning step is faster here, timed in turn on noise."""
+    """The arithmetic of --precision; auto: the one whose learning step is faster here, timed in turn."""
     if config.precision != "auto":
         return config.precision
-    noise = torch.zeros(min(n, config.batch_size), 3, config.img_size, config.img_size)
-    models = {p: ABP(config, noise, device=device, precision=p) for p in ("fp32", "bf16")}
-    index, seconds = torch.arange(len(noise), device=device), {p: [] for p in models}
+    blank = torch.zeros(min(n, config.batch_size), 3, config.img_size, config.img_size)
+    models = {p: ABP(config, blank, device=device, precision=p) for p in ("fp32", "bf16")}
+    index, seconds = torch.arange(len(blank), device=device), {p: [] for p in models}
     for _ in range(4):
         for precision, model in models.items():
             began = time.perf_counter()
@@ -363,8 +369,11 @@ def main(argv=None):
         print(f"abp.py: error: {error.filename or 'output'}: {error.strerror}; make room or choose another --out, "
               "then go on with --resume", file=sys.stderr)
         return 2
-    except (run.Interrupted, KeyboardInterrupt) as stop:
-        print(f"abp.py: {stop or 'stopped'}; go on with: python abp.py --resume OUT, the run's folder", file=sys.stderr)
+    except run.Interrupted as stop:
+        print(f"abp.py: {stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("abp.py: stopped; a run that had begun goes on with --resume and its folder", file=sys.stderr)
         return 130
 
 
@@ -372,25 +381,28 @@ def train(config, given=frozenset()):
     """Begin or resume a run: train its starts, write everything the run folder holds. Returns the run folder."""
     if config.resume:
         folder, config, record = run.reopen(config, given)
-        device, precision = record["device"], record["precision"]
-        run.same_images(record, data_folder(config))
-    images, names = load_img_tensors(data_folder(config), config.img_size)
-    if not config.resume:
+        data = data_folder(config)
+        run.same_images(record, data)
+        images, names = load_img_tensors(data, config.img_size)
+    else:
+        data = data_folder(config)
+        images, names = load_img_tensors(data, config.img_size)
         device = choose_device(config)
         precision = choose_precision(config, device, len(images))
-        folder, record = run.begin(config, data_folder(config), device, precision, ROOT / "output")
+        folder, record = run.begin(config, data, device, precision, ROOT / "output")
+    device, precision = record["device"], record["precision"]
     run.point_report_to(folder, ROOT / "output")
     print(f"{folder}: {len(images)} images, {device}, {precision}")
     metrics, histories = {}, {}
     for start in config.starts:
         model = ABP(config, images, start, device, precision, names)
         recorder = run.Recorder(model, folder / start)
-        if config.resume:
-            run.update_record(folder, record, config)
+        run.update_record(folder, record, config)       # after the checkpoint was found to be of this run
         recorder.train()
         metrics[start], histories[start] = recorder.finish(), model.history
         print(f"{folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, {metrics[start]['seconds']:.0f} s")
     results.write_run(folder, metrics, histories, config)
+    run.update_record(folder, record | {"seconds": {start: m["seconds"] for start, m in metrics.items()}}, config)
     return folder
 
 

@@ -1,6 +1,7 @@
 """The command line of a configuration dataclass: every field is a flag, checked for type and range."""
 import argparse
 import dataclasses
+import difflib
 import math
 
 
@@ -39,7 +40,11 @@ def check(config):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise UserError(f"{message}; python {self.prog} --help lists the options")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = [m for word in message.split() if word.startswith("--")
+                for m in difflib.get_close_matches(word.split("=")[0], flags, 1) if m != word]
+        hint = f"did you mean {near[0]}?" if near else f"python {self.prog} --help lists the options"
+        raise UserError(f"{message}; {hint}")
 
 
 def parse_args(config_class, argv=None, description=None, prog="abp.py"):

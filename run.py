@@ -66,8 +66,8 @@ def reopen(config, given):
 
 
 def update_record(folder, record, config):
-    record["options"] = dataclasses.asdict(config)
-    write_json(folder / "config.json", record)
+    """Write config.json anew: the options may have changed, --n_epochs say."""
+    write_json(folder / "config.json", record | {"options": dataclasses.asdict(config)})
 
 
 def same_images(record, data):
@@ -124,10 +124,11 @@ class Recorder:
                     self.save()
                     log(self.folder.parent, f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
                 if stop.requested:
-                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start")
+                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start; go on with: "
+                                      f"python abp.py --resume {self.folder.parent}")
                 if not last and epoch % config.n_plot == 0:
-                    (results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
-                                           f"{epoch:04d}_"))
+                    results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
+                                          f"{epoch:04d}_")
                 if not last and epoch % config.n_stats == 0:
                     plot_stats({model.start: model.history}, [self.folder / "loss.png"])
 

@@ -46,7 +46,8 @@ def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
 
 def squared_distances(a, b):
     """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m)."""
-    return torch.cdist(a.flatten(1).contiguous(), b.flatten(1).contiguous()).square()
+    a, b = (images.movedim(1, -1).flatten(1) for images in (a, b))      # no copy if channels come last in memory
+    return torch.cdist(a, b).square()
 
 
 # ---------------------------------------------------------------------------------------------------------- images in

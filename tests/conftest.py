@@ -11,7 +11,7 @@ from data.draw import draw_set
 from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3, "cold_draws": 16,
+SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3, "prior_draws": 16,
          "precision": "fp32", "device": "cpu", "ninterp": 3}
 
 
