@@ -1,13 +1,14 @@
 """Learning a generator network by alternating back-propagation (ABP).
 
-    I = g(z; theta) + eps,   z ~ N(0, prior_sigma^2 I_nz),   eps ~ N(0, sigma^2 I_D)                         (Eq. 1)
-    U(z) = |I - g(z; theta)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2) = -log p(z, I; theta) + const       (Eq. 3)
+    I = g(z; theta) + eps,   z ~ N(0, prior_sigma^2 I_nz),   eps ~ N(0, sigma^2 I_D)                   (Eq. 1)
+    U(z) = |I - g(z; theta)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2) = -log p(z, I; theta) + const (Eq. 3)
 
-    (1) infer:  z_i <- a few steps of Langevin dynamics on U, from where the chain stood or from the prior   (Eq. 6)
-    (2) learn:  theta <- theta - Adam(d/dtheta  1/n sum_i |I_i - g(z_i; theta)|^2 / (2 sigma^2))             (Eq. 7)
+    (1) infer:  z_i <- a few Langevin steps on U, from where the chain stood or from the prior         (Eq. 6)
+    (2) learn:  theta <- theta - Adam(d/dtheta  1/n sum_i |I_i - g(z_i; theta)|^2 / (2 sigma^2))       (Eq. 7)
 
-Han, Lu, Zhu, Wu: Alternating Back-Propagation for Generator Network, AAAI 2017; equation numbers are the course
-handout's. I image, D its number of values, g generator, theta its weights, z latent, sigma noise, s step size.
+Han, Lu, Zhu, Wu: Alternating Back-Propagation for Generator Network, AAAI 2017; equation numbers are the
+course handout's. I image, D its number of values, g generator, theta its weights, z latent, sigma noise, s
+step size.
 
     python abp.py                                       train warm and cold, draw every figure into output/001
     python abp.py --data FOLDER --n_epochs 400          your own images; --help lists every option
@@ -25,6 +26,7 @@ from torch.func import jvp, vmap
 
 import results
 import run
+from device import choose_device, fastest
 from models import MIN_SIZE, GenNet
 from options import UserError, check, option, parse_args
 from samplers import langevin, langevin_acceptance, smmala
@@ -43,7 +45,7 @@ ROOT = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters: edit here, or override on the command line: python abp.py --n_epochs 50 --start warm"""
+    """Hyperparameters: edit here, or override on the command line: python abp.py --n_epochs 9 --start warm"""
     # what to run
     start: str = option("both", "chains go on from the last epoch (warm) or begin anew each epoch (cold)",
                         choices=("both", "warm", "cold"))
@@ -61,7 +63,7 @@ class Config:
     hidden: int = option(256, "units of the layer that reads z; more bend the map from z more", 1, 8192)
     prior_sigma: float = option(1.0, "std of the prior of z", 1e-3, 1e3)
     # learning, step 2
-    n_epochs: int = option(240, "passes over the images, each one inference and learn_num_steps learning steps",
+    n_epochs: int = option(240, "passes over the images: one inference, then learn_num_steps learning steps",
                            1, 10**6)
     batch_size: int = option(64, "images inferred and learned from together", 1, 4096)
     learn_num_steps: int = option(3, "gradient steps after each inference", 1, 1000)
@@ -69,18 +71,18 @@ class Config:
     gamma: float = option(0.02, "the learning rate falls to gamma * lr at the end, along a cosine", 0, 1)
     beta1: float = option(0.9, "Adam's decay of the mean gradient", 0, 0.9999)
     beta2: float = option(0.999, "Adam's decay of the mean squared gradient", 0, 0.99999)
-    z_noise: float = option(0.05, "std, in units of prior_sigma, of noise on z in the learning step: each image "
-                                  "teaches a small disk, which keeps the plane between images smooth", 0, 10)
+    z_noise: float = option(0.05, "std, in units of prior_sigma, of noise on z in the learning step: each "
+                                  "image teaches a small disk, so the plane between stays smooth", 0, 10)
     # inference, step 1
-    mse_sigma: float = option(3.0, "sigma of Eq. 3, std of the noise on a pixel value in [-1, 1]: small for sharp "
+    mse_sigma: float = option(3.0, "sigma of Eq. 3, std of the noise on a pixel in [-1, 1]: small for sharp "
                                    "images, large to spread each over more of the latent plane", 1e-3, 1e4)
-    sigma_start: float = option(10.0, "sigma at the first epoch, if above mse_sigma, which it reaches after 60 % "
-                                      "of the epochs", 1e-3, 1e4)
+    sigma_start: float = option(10.0, "sigma at the first epoch, if above mse_sigma, which it reaches after "
+                                      "60 % of the epochs", 1e-3, 1e4)
     langevin_num_steps: int = option(1, "Langevin steps per inference", 1, 10**5)
-    langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z; 0: fitted to "
-                                            "each image, with an accept step (simplified manifold MALA)", 0, 10)
-    prior_draws: int = option(96, "draws of the prior that compete by likelihood to be a cold chain's start, or with "
-                                  "a warm chain's state; 0: a plain draw, or the state", 0, 10**5)
+    langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z; 0: fitted "
+                                            "to each image, with an accept step (manifold MALA)", 0, 10)
+    prior_draws: int = option(96, "draws of the prior that compete by likelihood to be a cold chain's start, "
+                                  "or with a warm chain's state; 0: a plain draw, or the state", 0, 10**5)
     # what is written
     ninterp: int = option(12, "cells along each side of the interpolation panel", 2, 64)
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6)
@@ -90,19 +92,19 @@ class Config:
     def __post_init__(self):
         check(self)
         if self.img_size & (self.img_size - 1):
-            raise UserError(f"--img_size must be a power of two ({MIN_SIZE}, 32, 64, 128, ...), not {self.img_size}")
+            raise UserError(f"--img_size must be a power of two from {MIN_SIZE}, not {self.img_size}")
 
     @property
     def starts(self):
         return ("warm", "cold") if self.start == "both" else (self.start,)
 
     def sigma(self, epoch):
-        """sigma of Eq. 3 in an epoch: from sigma_start to mse_sigma, a geometric sequence over the first 60 %."""
+        """sigma of Eq. 3 in an epoch: geometric from sigma_start to mse_sigma over the first 60 %."""
         share = min(1.0, epoch / (0.6 * self.n_epochs))
         return max(self.sigma_start, self.mse_sigma) ** (1 - share) * self.mse_sigma ** share
 
     def learning_rate(self, progress):
-        """Adam's learning rate at a progress in [0, 1): warm-up over the first 4 %, then a cosine to gamma * lr."""
+        """Adam's learning rate at a progress in [0, 1): warm-up over 4 %, then a cosine to gamma * lr."""
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.lr * min(1.0, progress / 0.04 + 0.01) * (self.gamma + (1 - self.gamma) * cosine)
 
@@ -120,7 +122,8 @@ class ABP:
         set_seed(config.seed)
         self.net = GenNet(config.nz, config.img_size, config.hidden)
         self.net.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, (config.beta1, config.beta2), fused=True)
+        betas = (config.beta1, config.beta2)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
         self.z = sample_gaussian_prior(len(images), config.nz, config.prior_sigma).to(self.device)
         self.epoch, self.history = 0, []
 
@@ -133,7 +136,10 @@ class ABP:
         return images.float()
 
     def energy(self, z, x, sigma):
-        """U(z) = |x - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): z (n, nz), x (n, 3, S, S) -> (n,)"""
+        """U(z) = |x - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3).
+
+        z (n, nz), x (n, 3, S, S) -> (n,), one value per chain.
+        """
         return self._energy(z, self.g(z) - x, sigma)
 
     def local(self, z, x, sigma):
@@ -146,8 +152,8 @@ class ABP:
 
         axes = torch.eye(z.shape[1], device=z.device)
         with torch.no_grad():
-            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]      # 8 at a time bounds memory
-        residual, jacobian = parts[0][0] - x, torch.cat([j for _, j in parts])             # J: (nz, n, 3, S, S)
+            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]    # 8 bound the memory
+        residual, jacobian = parts[0][0] - x, torch.cat([j for _, j in parts])           # J: (nz, n, 3, S, S)
         pull = torch.stack([(j * residual).sum((1, 2, 3)) for j in jacobian], 1) / sigma**2
         metric = torch.einsum("anchw,bnchw->nab", jacobian, jacobian) / sigma**2
         return (self._energy(z, residual, sigma), pull + z / self.config.prior_sigma**2,
@@ -162,15 +168,16 @@ class ABP:
     def sample_langevin(self, z, x, sigma=None):
         """Chains from z (n, nz) for images x (n, 3, S, S) -> z (n, nz), acceptance (n,), step size (n,).
 
-        sigma defaults to mse_sigma. langevin_step_size > 0: Eq. 6 as it stands, and the acceptance is what a Metropolis
-        test would have said (nan for a single step). 0: simplified manifold MALA, whose step size is reported along
-        the direction of largest curvature.
+        sigma defaults to mse_sigma. langevin_step_size > 0: Eq. 6 as it stands, and the acceptance is what a
+        Metropolis test would have said (nan for a single step). 0: simplified manifold MALA, whose step size
+        is reported along the direction of largest curvature.
         """
         n_steps, s = self.config.langevin_num_steps, self.config.langevin_step_size
         sigma = sigma or self.config.mse_sigma
         if s == 0:
             z, acceptance, metric = smmala(lambda z: self.local(z, x, sigma), z, n_steps)
-            return z, acceptance, torch.linalg.eigvalsh(torch.nan_to_num(metric))[:, -1].clamp(min=1e-30).rsqrt()
+            curvature = torch.linalg.eigvalsh(torch.nan_to_num(metric))[:, -1]
+            return z, acceptance, curvature.clamp(min=1e-30).rsqrt()
         trace = []
         z = langevin(lambda z: self.energy(z, x, sigma), z, n_steps, s, lambda _, *state: trace.append(state))
         tests = [langevin_acceptance(*old, *new, s) for old, new in zip(trace, trace[1:], strict=False)]
@@ -180,22 +187,24 @@ class ABP:
     def resample(self, x, sigma, current=None):
         """Global move: for each image x (n, 3, S, S) one of prior_draws draws of the prior -> z (n, nz).
 
-        The draws are shared by the images; each image chooses with probability proportional to its likelihood. Alone,
-        this is sampling-importance-resampling (Rubin 1987), and a cold chain starts from its result. With the state
-        `current` (n, nz) of a warm chain among the candidates, it is a step of iterated sampling-importance-resampling,
-        which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a chain in a poor local mode can leave it.
+        The draws are shared by the images; each chooses with probability proportional to its likelihood.
+        Alone, this is sampling-importance-resampling (Rubin 1987): a cold chain starts from its result. With
+        the state `current` (n, nz) of a warm chain among the candidates it is iterated
+        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a
+        chain can leave a poor local mode.
         """
         draws = self._prior(self.config.prior_draws)
         with torch.no_grad():
-            guesses = torch.cat([self.g(part) for part in draws.split(64)])
-            log_weight = -squared_distances(x, guesses) / (2 * sigma**2)
+            squared_error = squared_distances(x, torch.cat([self.g(part) for part in draws.split(64)]))
             if current is not None:
-                own = -(self.g(current) - x).square().sum((1, 2, 3), keepdim=True).flatten(1) / (2 * sigma**2)
-                log_weight = torch.cat([own, log_weight], 1)
-        chosen = torch.distributions.Categorical(logits=log_weight).sample()
+                own = (self.g(current) - x).square().sum((1, 2, 3))
+                squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
+        gumbel = -torch.empty_like(squared_error).exponential_().log()   # the argmax draws from a softmax
+        chosen = (gumbel - squared_error / (2 * sigma**2)).argmax(1)
         if current is None:
             return draws[chosen]
-        return torch.where((chosen == 0).unsqueeze(1), current, draws[chosen - 1])
+        stays = chosen == len(draws)
+        return torch.where(stays.unsqueeze(1), current, draws[chosen.clamp(max=len(draws) - 1)])
 
     def chain_start(self, index, x, sigma):
         """Where the chains of the images `index` (m,), x (m, 3, S, S), start in this epoch -> z (m, nz).
@@ -211,7 +220,7 @@ class ABP:
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
 
     def infer(self, index):
-        """Step 1 for the images `index` (m,): new z, kept in self.z. Returns acceptance (m,) and step size (m,)."""
+        """Step 1 for the images `index` (m,): new z, kept in self.z -> acceptance (m,), step size (m,)."""
         x, sigma = self._batch(index), self.config.sigma(self.epoch)
         z, acceptance, step = self.sample_langevin(self.chain_start(index, x, sigma), x, sigma)
         self._check_finite(z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
@@ -221,7 +230,10 @@ class ABP:
     # ---- step 2: learn
 
     def learn(self, index, progress):
-        """Step 2 for the images `index` (m,): an Adam step on Eq. 7 at their z -> |I - g|^2 (m,), |gradient|."""
+        """Step 2 for the images `index` (m,): an Adam step on Eq. 7 at their z -> |I - g|^2 (m,), |gradient|.
+
+        progress in [0, 1) sets the learning rate.
+        """
         x, z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
         squared_error = (x - self.g(z)).square().sum((1, 2, 3))
@@ -229,37 +241,42 @@ class ABP:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
         self.optimizer.zero_grad(set_to_none=True)
-        (squared_error.mean() / x[0].numel()).backward()     # Eq. 7 up to a factor, to which Adam's step is blind
+        (squared_error.mean() / x[0].numel()).backward()     # Eq. 7 up to a factor, to which Adam is blind
         self.optimizer.step()
-        gradients = [p.grad.norm() for p in self.net.parameters()]
-        return squared_error.detach(), torch.stack(gradients).norm() * x[0].numel() / (2 * self.config.mse_sigma**2)
+        norm = torch.stack([p.grad.norm() for p in self.net.parameters()]).norm()
+        return squared_error.detach(), norm * x[0].numel() / (2 * self.config.mse_sigma**2)
 
     def train(self):
         """The algorithm, from self.epoch to n_epochs. Yields a row of the log (a dict) after each epoch."""
         config, n = self.config, len(self.images)
         while self.epoch < config.n_epochs:
-            began, found, errors, norms = time.perf_counter(), [], torch.empty(n, device=self.device), []
-            for index in torch.randperm(n).split(config.batch_size) if n > config.batch_size else [torch.arange(n)]:
-                index = index.to(self.device)
-                found.append(torch.stack(self.infer(index)))                                  # step 1, Eq. 6
-                for k in range(config.learn_num_steps):                                       # step 2, Eq. 7
+            began, found, norms = time.perf_counter(), [], []
+            squared_error = torch.empty(n, device=self.device)
+            for index in torch.randperm(n).to(self.device).split(config.batch_size):
+                found.append(torch.stack(self.infer(index)))                              # step 1, Eq. 6
+                for k in range(config.learn_num_steps):                                   # step 2, Eq. 7
                     progress = (self.epoch + k / config.learn_num_steps) / config.n_epochs
-                    errors[index], norm = self.learn(index, progress)
+                    squared_error[index], norm = self.learn(index, progress)
                     norms.append(norm)
+            norm = torch.stack(norms).mean().item()
+            if not math.isfinite(norm):
+                raise UserError(f"the gradient is not finite in epoch {self.epoch + 1} of the {self.start} "
+                                "start; change --lr (a smaller one)")
             self.epoch += 1
-            self.history.append(self._row(torch.cat(found, 1), errors, torch.stack(norms), time.perf_counter() - began))
+            row = self._row(squared_error, torch.cat(found, 1), norm)
+            self.history.append(row | {"seconds": time.perf_counter() - began})
             yield self.history[-1]
 
-    def _row(self, found, errors, norms, seconds):
-        (acceptance, step), mse = found, errors / self.images[0].numel()
+    def _row(self, squared_error, found, norm):
+        (acceptance, step), mse = found, squared_error / self.images[0].numel()
         row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1),
-               "loss": (errors.mean() / (2 * self.config.mse_sigma**2)).item(),
+               "loss": (squared_error.mean() / (2 * self.config.mse_sigma**2)).item(),
                "mse": mse.mean().item(), "psnr": (10 * torch.log10(4 / mse)).mean().item()}
-        mean, std = self.z.mean(0).tolist(), self.z.std(0, correction=0).tolist()
-        row |= {f"z_mean_{k + 1}": v for k, v in enumerate(mean)} | {f"z_std_{k + 1}": v for k, v in enumerate(std)}
-        return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norms.mean().item(),
+        for name, values in (("mean", self.z.mean(0)), ("std", self.z.std(0, correction=0))):
+            row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
+        return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
                       "step": step.mean().item(), "accept": acceptance.mean().item(),
-                      "unstable": (acceptance < 0.01).float().mean().item(), "seconds": seconds}
+                      "unstable": (acceptance < 0.01).float().mean().item()}
 
     def _batch(self, index):
         return self.images[index.cpu()].to(self.device, memory_format=torch.channels_last)
@@ -268,27 +285,27 @@ class ABP:
         good = torch.isfinite(values).flatten(1).all(1) if values.dim() > 1 else torch.isfinite(values)
         if not good.all():
             name = self.names[index[~good][0]]
-            raise UserError(f"{name}: {what} is not finite in epoch {self.epoch + 1} of the {self.start} start; "
-                            f"change {option_name}")
+            raise UserError(f"{name}: {what} is not finite in epoch {self.epoch + 1} of the {self.start} "
+                            f"start; change {option_name}")
 
     # ---- checkpoints
 
     def state(self):
-        """A checkpoint of this moment: plain types and tensors, all that `restore` needs to go on bit for bit."""
-        return {"config": dataclasses.asdict(self.config), "epoch": self.epoch, "generator": self.net.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "z": self.z, "image_names": self.names,
-                "history": self.history, "rng": get_rng(self.device)}
+        """A checkpoint: plain types and tensors, all that `restore` needs to go on bit for bit."""
+        return {"config": dataclasses.asdict(self.config), "epoch": self.epoch,
+                "generator": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "z": self.z,
+                "image_names": self.names, "history": self.history, "rng": get_rng(self.device)}
 
     def restore(self, checkpoint, path):
-        """Go back to the moment of a checkpoint read from `path`. Raises UserError if it is of another run."""
+        """Go back to a checkpoint that was read from `path`. Raises UserError if it is of another run."""
         theirs, ours = checkpoint["config"], dataclasses.asdict(self.config)
         differs = [k for k in ours if k not in run.MAY_CHANGE and theirs.get(k) != ours[k]]
         if differs or checkpoint["image_names"] != self.names:
             what = f"--{differs[0]}" if differs else "the images"
-            raise UserError(f"{path}: was made with another configuration ({what}); put the right file back or delete "
-                            "it, and --resume")
+            raise UserError(f"{path}: was made with another configuration ({what}); put the right file back "
+                            "or delete it, and --resume")
         if checkpoint["epoch"] > self.config.n_epochs:
-            raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs this run has behind it")
+            raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
         load_weights(self.net, checkpoint, path)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.z = checkpoint["z"].to(self.device)
@@ -301,14 +318,14 @@ def load_weights(net, checkpoint, path):
     try:
         net.load_state_dict(checkpoint["generator"])
     except RuntimeError:
-        raise UserError(f"{path}: its weights do not fit its configuration; use it as it was written") from None
+        raise UserError(f"{path}: weights and configuration differ; use it as it was written") from None
 
 
 def load_run(folder):
     """A trained start, such as "output/001/warm": (config, generator in eval mode, z (n, nz)), on the CPU.
 
         config, net, z = load_run("output/001/warm")
-        images = net(sample_gaussian_prior(16, config.nz, config.prior_sigma))        # new animals, in [-1, 1]
+        images = net(sample_gaussian_prior(16, config.nz, config.prior_sigma))     # new animals, in [-1, 1]
 
     Raises UserError if the folder holds no sound checkpoint.
     """
@@ -323,31 +340,16 @@ def load_run(folder):
     return config, net.eval().requires_grad_(False), checkpoint["z"]
 
 
-# -------------------------------------------------------------------------------------------------- the command line
-
-def choose_device(config):
-    """The torch device of --device. Raises UserError if this machine has none of the kind."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if config.device == "auto":
-        return "cuda" if available["cuda"] else "cpu"
-    if not available[config.device]:
-        raise UserError(f"--device {config.device}: this machine has none; use --device cpu")
-    return config.device
-
+# ---------------------------------------------------------------------------------------- the command line
 
 def choose_precision(config, device, n):
-    """The arithmetic of --precision; auto: the one whose learning step is faster here, timed in turn."""
+    """The arithmetic of --precision; auto: the one whose learning step is faster here."""
     if config.precision != "auto":
         return config.precision
     blank = torch.zeros(min(n, config.batch_size), 3, config.img_size, config.img_size)
     models = {p: ABP(config, blank, device=device, precision=p) for p in ("fp32", "bf16")}
-    index, seconds = torch.arange(len(blank), device=device), {p: [] for p in models}
-    for _ in range(4):
-        for precision, model in models.items():
-            began = time.perf_counter()
-            model.learn(index, 0.0)[1].item()               # the item waits for a GPU to finish
-            seconds[precision].append(time.perf_counter() - began)
-    return min(models, key=lambda p: min(seconds[p][1:]))   # the first round warms up
+    index = torch.arange(len(blank), device=device)
+    return fastest({p: lambda m=m: m.learn(index, 0.0)[1].item() for p, m in models.items()})
 
 
 def data_folder(config):
@@ -356,8 +358,8 @@ def data_folder(config):
 
 
 def main(argv=None):
-    """Run the command line. Returns the exit status: 0, 2 after a user's error (one line on stderr), 130 if stopped."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)     # torch's own affair
+    """Run the command line -> exit status: 0, 2 after a user's error (one line on stderr), 130 if stopped."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)   # torch's
     try:
         config, given = parse_args(Config, argv, description=__doc__)
         train(config, given)
@@ -366,8 +368,8 @@ def main(argv=None):
         print(f"abp.py: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"abp.py: error: {error.filename or 'output'}: {error.strerror}; make room or choose another --out, "
-              "then go on with --resume", file=sys.stderr)
+        print(f"abp.py: error: {error.filename or 'output'}: {error.strerror}; make room or choose another "
+              "--out, then go on with --resume", file=sys.stderr)
         return 2
     except run.Interrupted as stop:
         print(f"abp.py: {stop}", file=sys.stderr)
@@ -378,7 +380,7 @@ def main(argv=None):
 
 
 def train(config, given=frozenset()):
-    """Begin or resume a run: train its starts, write everything the run folder holds. Returns the run folder."""
+    """Begin or resume a run: train its starts, write all that the run folder holds. Returns the folder."""
     if config.resume:
         folder, config, record = run.reopen(config, given)
         data = data_folder(config)
@@ -387,7 +389,7 @@ def train(config, given=frozenset()):
     else:
         data = data_folder(config)
         images, names = load_img_tensors(data, config.img_size)
-        device = choose_device(config)
+        device = choose_device(config.device)
         precision = choose_precision(config, device, len(images))
         folder, record = run.begin(config, data, device, precision, ROOT / "output")
     device, precision = record["device"], record["precision"]
@@ -402,7 +404,8 @@ def train(config, given=frozenset()):
         metrics[start], histories[start] = recorder.finish(), model.history
         print(f"{folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, {metrics[start]['seconds']:.0f} s")
     results.write_run(folder, metrics, histories, config)
-    run.update_record(folder, record | {"seconds": {start: m["seconds"] for start, m in metrics.items()}}, config)
+    record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
+    run.update_record(folder, record, config)
     return folder
 
 

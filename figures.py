@@ -1,4 +1,4 @@
-"""Figures of a run: grids of images as PNG, curves as PDF and PNG. Each function draws what it is given to a path."""
+"""Figures of a run: grids of images as PNG, curves as PDF and PNG. Each function draws to a path."""
 import io
 import math
 
@@ -14,8 +14,9 @@ from utils import to_pixels, write_atomic
 COLUMN = 3.3                     # inches, the width of a column of a report
 STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.0, "legend.frameon": False,
          "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
-LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},          # Okabe and Ito's colours, told apart by everyone,
-         "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}    # and line styles for print in grey
+# Okabe and Ito's colours, told apart by everyone, and line styles for print in grey
+LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
+         "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
 GAP = 2                          # pixels between the pictures of a grid
 
 
@@ -23,7 +24,7 @@ def _save_figure(fig, paths, dpi=300):
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
-                 else {"pil_kwargs": {"compress_level": 3}})        # half the time of the default, 7 % more bytes
+                 else {"pil_kwargs": {"compress_level": 3}})    # half the time of the default, 7 % more bytes
         fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02, **extra)
         write_atomic(path, buffer.getvalue())
 
@@ -56,7 +57,8 @@ def save_recon(images, recon, path, ncol=12):
     ncol = min(ncol, len(images))
     size = images.shape[-1]
     margin, between = max(16, size // 4), max(4, size // 12)
-    blocks = [(_tile(images[i:i + ncol], ncol), _tile(recon[i:i + ncol], ncol)) for i in range(0, len(images), ncol)]
+    blocks = [(_tile(images[i:i + ncol], ncol), _tile(recon[i:i + ncol], ncol))
+              for i in range(0, len(images), ncol)]
     height = len(blocks) * (2 * size + GAP + between) - between
     sheet = Image.new("RGB", (margin + blocks[0][0].shape[1], height), "white")
     font = ImageFont.load_default(max(8, size // 8))
@@ -71,7 +73,8 @@ def save_recon(images, recon, path, ncol=12):
 def _upright(text, font, size):
     """Text that reads upwards, centred on white of the given size (w, h)."""
     label = Image.new("RGB", size[::-1], "white")
-    ImageDraw.Draw(label).text((label.width / 2, label.height / 2), text, fill="black", font=font, anchor="mm")
+    centre = (label.width / 2, label.height / 2)
+    ImageDraw.Draw(label).text(centre, text, fill="black", font=font, anchor="mm")
     return label.rotate(90, expand=True)
 
 
@@ -79,7 +82,8 @@ def save_interp(images, columns, rows, paths):
     """The panel g(z) over the latent plane: columns left to right along z_1, rows top to bottom along z_2.
 
     images   (len(rows) * len(columns), 3, h, w) in [-1, 1], row by row from the top left
-    columns  values of z_1, rows: values of z_2 from the top; both label the axes. No rows: a single strip along z_1.
+    columns  values of z_1 from the left; they label the axis
+    rows     values of z_2 from the top, likewise; none: a single strip along z_1
     paths    files to draw to, .png or .pdf
     """
     ncol, nrow = len(columns), max(1, len(rows))
@@ -130,8 +134,8 @@ def plot_stats(histories, paths):
 def plot_latents(z, images, prior_sigma, path, most=60):
     """Where the training images sit in the latent plane: thumbnails at their z, on the circles of the prior.
 
-    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most` thumbnails, and
-    dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0, prior_sigma^2 I).
+    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most` thumbnails,
+    and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0, prior_sigma^2 I).
     """
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
@@ -144,7 +148,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
             ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
         ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
         step = max(1, math.ceil(len(z) / most))
-        zoom = 22 / images.shape[-1]                      # thumbnails of about 22 points, whatever the image size
+        zoom = 22 / images.shape[-1]              # thumbnails of about 22 points, whatever the image size
         for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
             ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom, interpolation="lanczos"), point,
                                          frameon=False))
@@ -163,8 +167,9 @@ def save_side_by_side(cells, path):
     width = max(im.width for row in rows for _, im in row)
     pad, bar = max(8, width // 40), max(14, width // 22)
     font = ImageFont.load_default(bar * 0.75)
-    sheet = Image.new("RGB", (max(len(row) for row in rows) * (width + pad) - pad,
-                              sum(bar + max(im.height for _, im in row) + pad for row in rows) - pad), "white")
+    size = (max(len(row) for row in rows) * (width + pad) - pad,
+            sum(bar + max(im.height for _, im in row) + pad for row in rows) - pad)
+    sheet = Image.new("RGB", size, "white")
     draw, y = ImageDraw.Draw(sheet), 0
     for row in rows:
         for k, (title, im) in enumerate(row):

@@ -1,4 +1,4 @@
-"""The generator network g(z; theta) of I = g(z; theta) + eps: a few fully connected layers, then deconvolutions."""
+"""The generator network g(z; theta) of I = g(z; theta) + eps: two linear layers, then deconvolutions."""
 import math
 
 import torch
@@ -35,11 +35,12 @@ class GenNet(nn.Module):
         self.code = nn.Sequential(
             nn.Linear(nz, hidden), nn.GELU(),
             nn.Linear(hidden, channels(4) * 16),
-            nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),     # beyond the data no code grows,
-            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 512, 4, 4)              so no picture burns out
+            # normalised, so that the code does not grow beyond the data and no picture burns out there
+            nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),
+            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 512, 4, 4)
         )
         layers = []
-        for side in sides[:-1]:                                                  # (n, c, side, side) -> twice the side
+        for side in sides[:-1]:                                      # (n, c, side, side) -> twice the side
             layers += [nn.ConvTranspose2d(channels(side), channels(2 * side), 4, 2, 1), nn.GELU()]
         layers += [nn.ConvTranspose2d(channels(sides[-1]), 3, 4, 2, 1), nn.Tanh()]
         self.deconv = nn.Sequential(*layers)
@@ -51,7 +52,8 @@ class GenNet(nn.Module):
                 nn.init.normal_(m.weight, std=math.sqrt(2 / m.in_features))
                 nn.init.zeros_(m.bias)
             elif isinstance(m, nn.ConvTranspose2d):
-                nn.init.normal_(m.weight, std=math.sqrt(2 / (4 * m.in_channels)))    # 4 of the 16 taps meet each output
+                # 4 of the 16 taps meet each output
+                nn.init.normal_(m.weight, std=math.sqrt(2 / (4 * m.in_channels)))
                 nn.init.zeros_(m.bias)
         first, last = self.code[0], self.deconv[-2]
         nn.init.normal_(first.weight, std=1.0)

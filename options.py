@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def option(default, meaning, low=None, high=None, choices=None):
-    """A dataclass field with its meaning, and the values it may take: low <= value <= high, or one of `choices`."""
+    """A dataclass field, its meaning and the values it may take: from low to high, or one of `choices`."""
     return dataclasses.field(default=default,
                              metadata={"meaning": meaning, "low": low, "high": high, "choices": choices})
 

@@ -15,9 +15,11 @@ METRICS = {                # key of metrics.json: (Markdown, LaTeX, format)
     "loss": ("loss (Eq. 7)", "loss (Eq.~7)", ".1f"),
     "z_std": ("std of z", "std of $z$", ".2f"),
     "z_mean_square": ("mean of z²", "mean of $z^2$", ".2f"),
-    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", "samples: PSNR to nearest image [dB]", ".2f"),
+    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]",
+                            "samples: PSNR to nearest image [dB]", ".2f"),
     "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", "the same, 10th percentile [dB]", ".2f"),
-    "sample_saturation": ("samples: saturated pixels over data's", "samples: saturated pixels over data's", ".4f"),
+    "sample_saturation": ("samples: saturated pixels over data's",
+                          "samples: saturated pixels over data's", ".4f"),
     "epochs": ("epochs", "epochs", "d"),
     "seconds": ("training time [s]", "training time [s]", ".0f"),
 }
@@ -30,23 +32,25 @@ def generate(net, z):
 
 
 def sample_images(net, config, n=N_SAMPLES):
-    """Random samples: g of n draws of the prior; the data has no part in them. The same draws for the same seed."""
-    draws = sample_gaussian_prior(n, config.nz, config.prior_sigma, torch.Generator().manual_seed(config.seed))
+    """Random samples: g of n draws of the prior, the same for the same seed; the data has no part in them."""
+    generator = torch.Generator().manual_seed(config.seed)
+    draws = sample_gaussian_prior(n, config.nz, config.prior_sigma, generator)
     return generate(net, draws.to(next(net.parameters()).device))
 
 
 def measure(net, z, images, config):
     """The numbers of metrics.json that say how good a generator and its latents are, in float32.
 
-    psnr is the mean over images of 10 log10(4 / mse_i), at z (n, nz). sample_saturation is the share of saturated
-    pixels (|x| > .98) in random samples less the share in the images; sample_nearest_psnr the PSNR of random samples to
-    the training image nearest to each, mean and 10th percentile.
+    psnr is the mean over images of 10 log10(4 / mse_i), at z (n, nz). sample_saturation is the share of
+    saturated pixels (|x| > .98) in random samples less the share in the images; sample_nearest_psnr the PSNR
+    of random samples to the training image nearest to each, mean and 10th percentile.
     """
     mse = torch.cat([(generate(net, part) - x).square().mean((1, 2, 3))
                      for part, x in zip(z.split(64), images.split(64), strict=True)])
     samples = sample_images(net, config)
     n_values = images[0].numel()
-    nearest = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).min(1).values / n_values
+    distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
+    nearest = distances.min(1).values / n_values
     nearest_psnr = 10 * torch.log10(4 / nearest)
     data_saturation = _saturation(images)
     return {
@@ -67,13 +71,13 @@ def _saturation(images):
 
 
 def panel_range(z, prior_sigma):
-    """d of the panel over (-d, d)^2: the 95th percentile of |z_k| over images, held between 1 and 3 prior stds."""
+    """d of the panel over (-d, d)^2: the 95th percentile of |z_k|, held between 1 and 3 stds of the prior."""
     d = z[:, :2].abs().flatten().quantile(0.95).item() / prior_sigma
     return round(min(3.0, max(1.0, d)), 1) * prior_sigma
 
 
 def panel_axes(d, ninterp, nz):
-    """Values of z_1 from left to right and of z_2 from top to bottom; no z_2 where the latent has one dimension."""
+    """Values of z_1 from left to right and of z_2 from top to bottom; none of z_2 where nz is 1."""
     values = torch.linspace(-d, d, ninterp)
     return values.tolist(), values.flip(0).tolist() if nz > 1 else []
 
@@ -88,7 +92,7 @@ def panel_latents(columns, rows, nz):
 
 
 def draw_snapshot(net, z, images, config, folder, prefix=""):
-    """Reconstructions, random samples and the panel, as PREFIXrecon.png, PREFIXsamples.png, PREFIXinterp.png."""
+    """Reconstructions, samples and the panel, as PREFIXrecon.png, PREFIXsamples.png and PREFIXinterp.png."""
     shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
     figures.save_recon(images[shown], generate(net, z[shown.to(z.device)]), folder / f"{prefix}recon.png")
     figures.save_images(sample_images(net, config), folder / f"{prefix}samples.png")
@@ -104,14 +108,15 @@ def write_start(net, z, images, history, config, folder):
     figures.plot_stats({folder.name: history}, [folder / "loss.png", folder / "loss.pdf"])
     figures.plot_latents(z, images, config.prior_sigma, folder / "latents.pdf")
     metrics = measure(net, z, images, config)
-    metrics |= {"panel_range": panel_range(z, config.prior_sigma), "seconds": sum(r["seconds"] for r in history),
-                "epochs": len(history), "n_images": len(images), "img_size": config.img_size}
+    metrics |= {"panel_range": panel_range(z, config.prior_sigma),
+                "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
+                "n_images": len(images), "img_size": config.img_size}
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
 def write_run(folder, metrics, histories, config):
-    """What belongs to the whole run: the tables, the captions, and with both starts the handout's warm-cold figures.
+    """What belongs to the whole run: tables, captions, and with both starts the handout's warm-cold figures.
 
     metrics, histories  {"warm": ..., "cold": ...} or one of the two
     """
@@ -122,14 +127,15 @@ def write_run(folder, metrics, histories, config):
         return
     figures.plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])
     for name in ("recon", "samples", "interp"):
-        final = [(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png") for start in metrics]
+        final = [(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png")
+                 for start in metrics]
         half = [_half_way(folder / start / "epochs", start, config.n_epochs) for start in metrics]
-        rows = [half, final] if name == "recon" and None not in half else [final]      # as in the handout's Figure 2
+        rows = [half, final] if name == "recon" and None not in half else [final]    # the handout's Figure 2
         figures.save_side_by_side(rows, folder / f"warm_cold_{name}.png")
 
 
 def _half_way(snapshots, start, n_epochs):
-    """(title, path) of the snapshot of the reconstructions nearest to half the epochs; None if there is none."""
+    """(title, path) of the snapshot of the reconstructions nearest to half the epochs; None without one."""
     epochs = [int(p.name.split("_")[0]) for p in snapshots.glob("*_recon.png")]
     epochs = [e for e in epochs if e < n_epochs]
     if not epochs:
@@ -139,7 +145,8 @@ def _half_way(snapshots, start, n_epochs):
 
 
 def _markdown_table(metrics):
-    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
+             "|---|" + "---:|" * len(metrics)]
     for key, (name, _, form) in METRICS.items():
         lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
     return "\n".join(lines) + "\n"
@@ -159,18 +166,20 @@ def _captions(metrics, config):
     for start, m in metrics.items():
         d, cells = f"{m['panel_range']:.2g}", config.ninterp
         corner = f"$z = (-{d}, {d})$" if config.nz > 1 else f"$z = -{d}$"
-        plane = ("$z_1$ grows to the right and $z_2$ upwards" if config.nz > 1 else "$z_1$ grows to the right") + (
+        plane = "$z_1$ grows to the right" + (" and $z_2$ upwards" if config.nz > 1 else "") + (
             ", the other coordinates are $0$" if config.nz > 2 else "")
         captions = {
-            "Recon": f"Training images and, below each, the reconstruction $g(z)$ at its inferred $z$; {start} start, "
-                     f"{m['epochs']} epochs, PSNR {m['psnr']:.1f} dB.",
-            "Samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; {start} start.",
-            "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; {plane}; "
-                      f"the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ over the "
-                      f"training images, held between 1 and 3 prior standard deviations; {start} start.",
+            "Recon": "Training images and, below each, the reconstruction $g(z)$ at its inferred $z$; "
+                     f"{start} start, {m['epochs']} epochs, PSNR {m['psnr']:.1f} dB.",
+            "Samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; "
+                       f"{start} start.",
+            "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; "
+                      f"{plane}; the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ "
+                      "over the training images, held between 1 and 3 prior standard deviations; "
+                      f"{start} start.",
             "Loss": f"Loss of Eq.~7 at $\\sigma = {config.mse_sigma:g}$ and PSNR over epochs; {start} start.",
-            "Latents": "The training images at their inferred $z$; circles at 1, 2 and 3 standard deviations of the "
-                       f"prior; {start} start.",
+            "Latents": "The training images at their inferred $z$; circles at 1, 2 and 3 standard deviations "
+                       f"of the prior; {start} start.",
         }
         lines += [rf"\newcommand{{\{start}{name}Caption}}{{{text}}}" for name, text in captions.items()]
     return "\n".join(lines) + "\n"

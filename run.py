@@ -1,4 +1,4 @@
-"""A run folder from begin to end: the record of its options, checkpoints, logs, interruption and resumption."""
+"""A run folder from begin to end: the record of its options, checkpoints, logs, interruption, resumption."""
 import dataclasses
 import os
 import platform
@@ -24,14 +24,14 @@ from utils import (
     write_table,
 )
 
-MAY_CHANGE = {"resume", "data", "n_epochs", "n_log", "n_plot", "n_stats"}      # options that a resumed run may be given
+MAY_CHANGE = {"resume", "data", "n_epochs", "n_log", "n_plot", "n_stats"}   # what a resumed run may be given
 
 
 class Interrupted(Exception):
     """The user stopped the run; the checkpoint is saved."""
 
 
-# -------------------------------------------------------------------------------------------------- the run's record
+# ------------------------------------------------------------------------------------------- the run's record
 
 def begin(config, data, device, precision, parent):
     """Make the folder of a new run with its config.json. Returns its path and the record."""
@@ -53,7 +53,8 @@ def reopen(config, given):
     """
     folder = Path(config.resume)
     if not (folder / "config.json").is_file():
-        raise UserError(f"--resume {folder}: is no run folder (it has no config.json); name one such as output/001")
+        raise UserError(f"--resume {folder}: is no run folder (it has no config.json); "
+                        "name one such as output/001")
     record = read_json(folder / "config.json")
     if fixed := sorted(given - MAY_CHANGE):
         raise UserError(f"--{fixed[0]} cannot change in a resumed run; leave it out or start a new run")
@@ -61,7 +62,8 @@ def reopen(config, given):
         old = type(config)(**record["options"])
         record["device"], record["precision"], record["images"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); start a new run") from None
+        raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); "
+                        "start a new run") from None
     return folder, dataclasses.replace(old, **{k: getattr(config, k) for k in given - {"resume"}}), record
 
 
@@ -76,14 +78,16 @@ def same_images(record, data):
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             change = "is gone" if name not in new else "is new" if name not in old else "has changed"
-            raise UserError(f"{data}/{name}: {change} since the run began; restore the images or start a new run")
+            raise UserError(f"{data}/{name}: {change} since the run began; "
+                            "restore the images or start a new run")
 
 
 def point_report_to(folder, parent):
     """Write parent/latest.tex, LaTeX's path to the newest run's figures, if the run lies in parent."""
     if Path(folder).resolve().parent == Path(parent).resolve():
         path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
-        write_atomic(Path(parent) / "latest.tex", f"\\graphicspath{{{{{path}/}}}}\n\\newcommand{{\\run}}{{{path}}}\n")
+        write_atomic(Path(parent) / "latest.tex",
+                     f"\\graphicspath{{{{{path}/}}}}\n\\newcommand{{\\run}}{{{path}}}\n")
 
 
 def log(folder, *lines):
@@ -91,10 +95,10 @@ def log(folder, *lines):
         file.writelines(f"{line}\n" for line in lines)
 
 
-# --------------------------------------------------------------------------------------------------------- one start
+# -------------------------------------------------------------------------------------------------- one start
 
 class Recorder:
-    """Follows one start through training: restores it, logs each epoch, saves, draws. All that is not the algorithm."""
+    """All of a start's training that is not the algorithm: restores it, logs each epoch, saves, draws."""
 
     def __init__(self, model, folder):
         self.model, self.config, self.folder = model, model.config, folder
@@ -102,8 +106,8 @@ class Recorder:
         if (folder / "checkpoint.pt").exists():
             model.restore(load_checkpoint(folder / "checkpoint.pt"), folder / "checkpoint.pt")
         else:
-            self.save()                                     # so that a run killed in its first epochs resumes as well
-        write_table(folder / "log.csv", model.history)      # rows later than the checkpoint will come again
+            self.save()                                  # so that a run killed in its first epochs resumes
+        write_table(folder / "log.csv", model.history)   # rows later than the checkpoint will come again
 
     def save(self):
         save_checkpoint(self.folder / "checkpoint.pt", self.model.state())
@@ -122,7 +126,8 @@ class Recorder:
                 last = epoch == config.n_epochs
                 if last or stop.requested or epoch % config.n_log == 0:
                     self.save()
-                    log(self.folder.parent, f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
+                    log(self.folder.parent,
+                        f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
                 if stop.requested:
                     raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start; go on with: "
                                       f"python abp.py --resume {self.folder.parent}")

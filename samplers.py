@@ -1,7 +1,7 @@
 """Markov chains for a density exp(-U(z)) known up to a constant: pure functions, many chains at once.
 
-Each row of z is a chain of its own, and chains never mix. Device and dtype follow z; noise comes from torch's global
-generator.
+Each row of z is a chain of its own, and chains never mix. Device and dtype follow z; noise comes from torch's
+global generator.
 """
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ def langevin(neg_log_density, z, n_steps, s, callback=None):
 
     neg_log_density  z (n, d) -> U (n,), one value per chain
     z                (n, d) starting states
-    s                step size in units of z: the std of the noise of each step; a float, or (n, 1) for one per chain
+    s                step size in units of z, the std of each step's noise: a float, or (n, 1), one per chain
     callback         called before each step as callback(step, z, U, dU/dz), all detached
     Returns (n, d), detached. A diverging chain is returned as it is, inf or nan: the caller checks.
 
@@ -35,9 +35,9 @@ def langevin(neg_log_density, z, n_steps, s, callback=None):
 def langevin_acceptance(z, energy, grad, z_new, energy_new, grad_new, s):
     """min(1, exp(-U(z')) q(z | z') / exp(-U(z)) q(z' | z)) of one step of `langevin` from z to z'.
 
-    What a Metropolis test would say of the step: near 1 where s is small enough for Eq. 6 to sample the density,
-    near 0 where the chain has become unstable. z (n, d), energies (n,), gradients (n, d), s as in `langevin`.
-    Returns (n,), 0 where anything is not finite.
+    What a Metropolis test would say of the step: near 1 where s is small enough for Eq. 6 to sample the
+    density, near 0 where the chain has become unstable. z (n, d), energies (n,), gradients (n, d), s as in
+    `langevin`. Returns (n,), 0 where anything is not finite.
     """
     forward = (z_new - z + s**2 / 2 * grad).square().sum(1, keepdim=True) / (2 * s**2)
     backward = (z - z_new + s**2 / 2 * grad_new).square().sum(1, keepdim=True) / (2 * s**2)
@@ -47,8 +47,9 @@ def langevin_acceptance(z, energy, grad, z_new, energy_new, grad_new, s):
 def smmala(local, z, n_steps, step=1.0, callback=None):
     """z' ~ N(z - step^2/2 G^-1 dU/dz, step^2 G^-1), accepted with the Metropolis-Hastings probability.
 
-    Simplified manifold MALA (Girolami and Calderhead 2011, Section 5): Langevin steps in the metric G(z), which fits
-    the step to the curvature of each chain in each direction; the accept step keeps exp(-U) exactly invariant.
+    Simplified manifold MALA (Girolami and Calderhead 2011, Section 5): Langevin steps in the metric G(z),
+    which fits the step to the curvature of each chain in each direction; the accept step keeps exp(-U)
+    exactly invariant.
 
     local     z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite
     z         (n, d) starting states
@@ -60,7 +61,8 @@ def smmala(local, z, n_steps, step=1.0, callback=None):
     state = _expand(local, z.detach())
     total = torch.zeros_like(state.energy)
     for k in range(n_steps):
-        noise = torch.linalg.solve_triangular(state.chol.mT, torch.randn_like(state.z).unsqueeze(2), upper=True)
+        white = torch.randn_like(state.z).unsqueeze(2)
+        noise = torch.linalg.solve_triangular(state.chol.mT, white, upper=True)
         new = _expand(local, state.z - step**2 / 2 * state.natural_grad + step * noise.squeeze(2))
         probability = _acceptance(state.energy - new.energy
                                   + _log_proposal(new, state.z, step) - _log_proposal(state, new.z, step))
@@ -103,4 +105,5 @@ def _acceptance(log_ratio):
 
 
 def _where(mask, new, old):
-    return _Expansion(*(torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, old, strict=True)))
+    return _Expansion(*(torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
+                        for a, b in zip(new, old, strict=True)))

@@ -40,20 +40,23 @@ def set_rng(states, device):
 
 
 def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
-    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from torch's global generator or the one given."""
+    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global generator."""
     return sig * torch.randn(batch_size, nz, generator=generator)
 
 
 def squared_distances(a, b):
     """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m)."""
-    a, b = (images.movedim(1, -1).flatten(1) for images in (a, b))      # no copy if channels come last in memory
+    a, b = (images.movedim(1, -1).flatten(1) for images in (a, b))   # no copy if channels come last in memory
     return torch.cdist(a, b).square()
 
 
-# ---------------------------------------------------------------------------------------------------------- images in
+# -------------------------------------------------------------------------------------------------- images in
 
 def list_images(folder):
-    """The image files of a folder, sorted by name. Raises UserError if it is missing, unreadable or holds none."""
+    """The image files of a folder, sorted by name.
+
+    Raises UserError if the folder is missing, unreadable or holds none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; give a folder of images")
@@ -61,29 +64,31 @@ def list_images(folder):
         paths = sorted(p for p in folder.iterdir()
                        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
     except OSError as error:
-        raise UserError(f"--data {folder}: cannot be read ({error.strerror}); check its permissions") from None
+        raise UserError(f"--data {folder}: cannot be read ({error.strerror}); "
+                        "check its permissions") from None
     if not paths:
-        raise UserError(f"--data {folder}: holds no image; put {', '.join(sorted(IMAGE_SUFFIXES))} files there")
+        raise UserError(f"--data {folder}: holds no image; "
+                        f"put {', '.join(sorted(IMAGE_SUFFIXES))} files there")
     return paths
 
 
 def load_image(path, img_size):
     """One file as a (3, img_size, img_size) float32 tensor in [-1, 1]: 0 -> -1, 255 -> 1.
 
-    Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and palette and
-    CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized with antialiasing.
-    Raises UserError naming the file if it is no image, is truncated, or has more pixels than Pillow holds to be safe.
+    Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and
+    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized with antialiasing.
+    Raises UserError naming the file if it is no image, is truncated, or is above Pillow's limit of pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)             # odd metadata is none of the user's concern
+            warnings.simplefilter("ignore", UserWarning)         # odd metadata is none of the user's concern
             with Image.open(path) as file:
                 image = _to_rgb(ImageOps.exif_transpose(file))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
                         "make it smaller or take it out of the folder") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:    # all of these are how Pillow says "broken"
+    except (OSError, ValueError, SyntaxError, EOFError) as error:     # all of these are Pillow's "broken"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
                         "mend it or take it out of the folder") from None
@@ -92,7 +97,7 @@ def load_image(path, img_size):
 
 
 def _to_rgb(image):
-    if image.mode.startswith("I;16") or image.mode == "I":           # 16-bit grey: convert() would clip it to white
+    if image.mode.startswith("I;16") or image.mode == "I":     # 16-bit grey: convert() would clip it to white
         grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         image = Image.fromarray(grey.round().astype(np.uint8))
     if image.has_transparency_data:
@@ -113,7 +118,7 @@ def to_pixels(images):
 
 
 def load_img_tensors(folder, img_size):
-    """All images of a folder, sorted by file name: (n, 3, img_size, img_size) in [-1, 1], and the list of names.
+    """All images of a folder, sorted by file name: (n, 3, img_size, img_size) in [-1, 1], and their names.
 
     Raises UserError as `list_images` and `load_image` do.
     """
@@ -129,7 +134,7 @@ def hash_images(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in list_images(folder)}
 
 
-# ------------------------------------------------------------------------------------------------------- run folders
+# ------------------------------------------------------------------------------------------------ run folders
 
 def new_run_folder(out, record, parent):
     """Make the folder of a run, complete with its config.json, or nothing at all. Returns its path.
@@ -146,12 +151,12 @@ def new_run_folder(out, record, parent):
     try:
         draft.mkdir(parents=True)
         write_json(draft / "config.json", record)
-        draft.rename(target)                       # one step, so that a kill leaves a whole run folder or none
+        draft.rename(target)                   # one step, so that a kill leaves a whole run folder or none
     except OSError as error:
         for leftover in (draft / "config.json", draft):
             if leftover.exists():
                 leftover.unlink() if leftover.is_file() else leftover.rmdir()
-        if not out and target.exists():            # another run took the number in the meantime
+        if not out and target.exists():        # another run took the number in the meantime
             return new_run_folder(out, record, parent)
         raise UserError(f"--out {target}: cannot be made ({error.strerror}); choose another folder") from None
     return target
@@ -163,7 +168,7 @@ def _next_free(parent):
 
 
 def write_atomic(path, data):
-    """Write bytes or text to a path so that a reader, a kill or a full disk sees the old file or the new, no half."""
+    """Write bytes or text to a path: readers, a kill or a full disk see the old file or the new, no half."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.tmp")
     data = data.encode() if isinstance(data, str) else data
@@ -206,7 +211,7 @@ def write_table(path, rows):
     write_atomic(path, text.getvalue())
 
 
-# -------------------------------------------------------------------------------------------------------- checkpoints
+# ------------------------------------------------------------------------------------------------ checkpoints
 
 def save_checkpoint(path, checkpoint):
     """Write a checkpoint (a dict of plain types and tensors, keys CHECKPOINT_KEYS) atomically."""
@@ -218,7 +223,7 @@ def save_checkpoint(path, checkpoint):
 def load_checkpoint(path):
     """A checkpoint as saved, on the CPU. Nothing but plain types and tensors is ever unpickled.
 
-    Raises UserError if the file is missing, truncated, holds other objects, or is no checkpoint of this project.
+    Raises UserError if the file is missing or truncated, holds other objects, or is no checkpoint of ours.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

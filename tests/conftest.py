@@ -11,8 +11,8 @@ from data.draw import draw_set
 from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3, "prior_draws": 16,
-         "precision": "fp32", "device": "cpu", "ninterp": 3}
+SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3,
+         "prior_draws": 16, "precision": "fp32", "device": "cpu", "ninterp": 3}
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,8 @@ def make_linear(make_model):
         z_true = torch.tensor([0.7, -0.4, 0.2, 1.0, 0.3][:nz])
         noise = 0.3 * torch.randn(layer.bias.shape, generator=generator)
         image = (layer.weight @ z_true + layer.bias + noise).detach().view(1, 3, 16, 16)
-        model = make_model(x=image.expand(n, -1, -1, -1), nz=nz, mse_sigma=sigma, sigma_start=sigma, **options)
+        options |= {"nz": nz, "mse_sigma": sigma, "sigma_start": sigma}
+        model = make_model(x=image.expand(n, -1, -1, -1), **options)
         model.net = torch.nn.Sequential(layer, torch.nn.Unflatten(1, (3, 16, 16)))
         precision = layer.weight.T @ layer.weight / sigma**2 + torch.eye(nz) / model.config.prior_sigma**2
         pull = layer.weight.T @ (image.flatten() - layer.bias) / sigma**2
@@ -64,5 +65,5 @@ def command(folder, *args, **small):
 
 def run_cli(*args, **kwargs):
     """python abp.py ARGS as a user's shell would run it, from another folder."""
-    return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)], capture_output=True, text=True,
-                          timeout=120, **kwargs)
+    return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)], capture_output=True,
+                          text=True, timeout=120, **kwargs)

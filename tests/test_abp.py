@@ -27,8 +27,9 @@ def test_smmala_samples_the_posterior_of_a_linear_generator(make_linear, sigma, 
     torch.manual_seed(0)
     z, acceptance, _ = model.sample_langevin(model.z, model.images)
     std = covariance.diagonal().sqrt()
+    unit = std.outer(std)
     assert ((z.mean(0) - mean) / std).abs().max() < 0.1
-    assert torch.allclose(torch.cov(z.T).view(nz, nz) / std.outer(std), covariance / std.outer(std), atol=0.12)
+    assert torch.allclose(torch.cov(z.T).view(nz, nz) / unit, covariance / unit, atol=0.12)
     assert acceptance.mean() > 0.6
 
 
@@ -61,7 +62,8 @@ def test_the_metric_and_gradient_are_those_of_autograd(make_model):
     assert torch.allclose(grad, expected, rtol=1e-3, atol=1e-3)
     for i in range(2):
         jacobian = torch.autograd.functional.jacobian(lambda v: model.net(v[None]).flatten(), model.z[i])
-        assert torch.allclose(metric[i], jacobian.T @ jacobian / sigma**2 + torch.eye(3), rtol=1e-3, atol=1e-3)
+        expected = jacobian.T @ jacobian / sigma**2 + torch.eye(3)
+        assert torch.allclose(metric[i], expected, rtol=1e-3, atol=1e-3)
 
 
 # ---- 2: the likelihood is a sum over pixels, and no image knows of the others
@@ -121,7 +123,7 @@ def test_cold_start_resamples_draws_by_likelihood(make_linear):
 
 
 def test_the_global_move_of_a_warm_chain_leaves_the_posterior_invariant(make_linear):
-    """From exact posterior samples, moves with few draws must not shift the moments; chains far out come back."""
+    """Moves with few draws must not shift the moments of exact samples; chains far out come back."""
     model, mean, covariance = make_linear(8.0, n=200, prior_draws=5)
     torch.manual_seed(0)
     z = mean + torch.randn(200, 2) @ torch.linalg.cholesky(covariance).T
@@ -218,7 +220,8 @@ def test_samples_come_from_the_prior_alone(make_model):
     assert torch.allclose(z.std(0), torch.full((3,), 1.7), rtol=0.02) and z.mean(0).abs().max() < 0.05
     model = make_model(prior_sigma=0.5)
     draws = sample_gaussian_prior(8, 2, 0.5, torch.Generator().manual_seed(model.config.seed))
-    assert torch.allclose(results.sample_images(model.net, model.config, 8), model.net(draws).detach(), atol=1e-6)
+    samples = results.sample_images(model.net, model.config, 8)
+    assert torch.allclose(samples, model.net(draws).detach(), atol=1e-6)
 
 
 # ---- 8: the panel
@@ -226,7 +229,8 @@ def test_samples_come_from_the_prior_alone(make_model):
 def test_the_panel_covers_the_whole_square_from_the_top_left():
     columns, rows = results.panel_axes(2.0, 12, 2)
     z = results.panel_latents(columns, rows, 4).view(12, 12, 4)
-    assert torch.equal(z[0, 0], torch.tensor([-2.0, 2.0, 0, 0])) and torch.equal(z[0, -1, :2], torch.tensor([2.0, 2.0]))
+    assert torch.equal(z[0, 0], torch.tensor([-2.0, 2.0, 0, 0]))
+    assert torch.equal(z[0, -1, :2], torch.tensor([2.0, 2.0]))
     assert torch.equal(z[-1, 0, :2], torch.tensor([-2.0, -2.0]))
     assert torch.allclose(z[:, 1:, 0] - z[:, :-1, 0], torch.tensor(4 / 11), atol=1e-5)
     assert results.panel_latents(*results.panel_axes(2.0, 5, 1), 1).shape == (5, 1)
@@ -251,7 +255,8 @@ def test_every_option_has_a_type_a_meaning_and_a_range():
 @pytest.mark.parametrize("option, value", [
     ("lr", 1e-3), ("langevin_num_steps", 2), ("langevin_step_size", 0.02), ("mse_sigma", 2.0), ("seed", 2),
     ("prior_sigma", 1.5), ("beta1", 0.5), ("beta2", 0.9), ("gamma", 0.5), ("n_epochs", 9), ("z_noise", 0.0),
-    ("learn_num_steps", 2), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16), ("batch_size", 4), ("nz", 3), ("img_size", 32)])
+    ("learn_num_steps", 2), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16), ("batch_size", 4),
+    ("nz", 3), ("img_size", 32)])
 def test_no_option_is_ignored(images, option, value):
     def latents(**changed):
         options = SMALL | {"sigma_start": 10.0} | changed
@@ -274,7 +279,8 @@ def test_the_learning_rate_warms_up_and_falls_to_gamma_times_lr():
 
 def test_sigma_is_annealed_to_mse_sigma_and_is_not_the_step_size():
     config = Config(mse_sigma=2.0, sigma_start=8.0, n_epochs=100)
-    assert config.sigma(0) == 8.0 and config.sigma(30) == pytest.approx(4.0) and config.sigma(60) == 2.0 == config.sigma(99)
+    assert config.sigma(0) == 8.0 and config.sigma(30) == pytest.approx(4.0)
+    assert config.sigma(60) == 2.0 == config.sigma(99)
     assert Config(mse_sigma=20.0, sigma_start=8.0).sigma(0) == 20.0
     assert Config(langevin_step_size=0.5).sigma(0) == Config().sigma(0)
 
@@ -322,5 +328,6 @@ def test_weights_that_are_not_finite_stop_the_run(make_model):
 def test_importing_runs_nothing_and_needs_no_screen():
     code = ("import sys, abp; assert 'matplotlib.pyplot' not in sys.modules; "
             "assert not {'evaluate', 'zoo'} & set(sys.modules)")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code],
+                          cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

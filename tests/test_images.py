@@ -13,7 +13,8 @@ from utils import hash_images, load_image, load_img_tensors, to_pixels, to_tenso
 def gradient(w=40, h=40):
     """An RGB picture whose red grows to the right and green downwards."""
     y, x = np.mgrid[:h, :w]
-    return Image.fromarray(np.stack([x * 255 // (w - 1), y * 255 // (h - 1), np.full((h, w), 60)], 2).astype(np.uint8))
+    pixels = np.stack([x * 255 // (w - 1), y * 255 // (h - 1), np.full((h, w), 60)], 2)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def test_black_is_minus_one_and_white_is_one_exactly():
@@ -61,8 +62,9 @@ def test_exif_rotation_is_applied(tmp_path):
     assert torch.equal(load_image(tmp_path / "turned.png", 40), upright)
 
 
-@pytest.mark.parametrize("mode, suffix", [("L", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"),
-                                          ("1", "png"), ("P", "gif"), ("I;16", "png"), ("I;16", "tif")])
+@pytest.mark.parametrize("mode, suffix", [
+    ("L", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("1", "png"), ("P", "gif"),
+    ("I;16", "png"), ("I;16", "tif")])
 def test_other_colour_modes_become_rgb(tmp_path, mode, suffix):
     picture = gradient() if mode == "I;16" else gradient().convert(mode)
     grey = gradient().convert("L")

@@ -22,19 +22,22 @@ def test_flags_and_fields_have_the_same_names_and_types():
 
 
 def test_the_names_of_the_course_are_there():
-    names = ("start lr langevin_step_size langevin_num_steps mse_sigma seed nz img_size prior_sigma ninterp beta1 beta2 "
-             "gamma n_epochs n_log n_plot n_stats data out resume batch_size").split()
+    names = ("start lr langevin_step_size langevin_num_steps mse_sigma seed nz img_size prior_sigma ninterp "
+             "beta1 beta2 gamma n_epochs n_log n_plot n_stats data out resume batch_size").split()
     assert set(names) <= set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("argv, words", [
     (["--n_epoch", "5"], "--n_epoch"), (["--epochs", "5"], "--epochs"), (["--n_e=5"], "--n_e"), (["5"], "5"),
-    (["--lr", "fast"], "--lr must be a number from"), (["--n_epochs", "2.5"], "--n_epochs must be an integer from 1"),
+    (["--lr", "fast"], "--lr must be a number from"),
+    (["--n_epochs", "2.5"], "--n_epochs must be an integer from 1"),
     (["--lr", "nan"], "--lr must be a number"), (["--mse_sigma", "inf"], "--mse_sigma must be"),
-    (["--lr", "0"], "--lr must be"), (["--lr=-1"], "--lr must be"), (["--n_epochs", "0"], "--n_epochs must be"),
-    (["--nz", "0"], "--nz must be"), (["--img_size", "100"], "power of two"), (["--img_size", "8"], "--img_size must be"),
+    (["--lr", "0"], "--lr must be"), (["--lr=-1"], "--lr must be"),
+    (["--n_epochs", "0"], "--n_epochs must be"), (["--nz", "0"], "--nz must be"),
+    (["--img_size", "100"], "power of two"), (["--img_size", "8"], "--img_size must be"),
     (["--start", "hot"], "one of both, warm, cold"), (["--beta1", "1"], "--beta1 must be"),
-    (["--prior_sigma", "0"], "--prior_sigma must be"), (["--langevin_step_size=-0.1"], "--langevin_step_size must be"),
+    (["--prior_sigma", "0"], "--prior_sigma must be"),
+    (["--langevin_step_size=-0.1"], "--langevin_step_size must be"),
     (["--langevin_num_steps", "0"], "--langevin_num_steps must be"), (["--seed=-1"], "--seed must be"),
     (["--batch_size", "0"], "--batch_size must be"), (["--precision", "fp8"], "one of auto, fp32, bf16"),
     (["--n_epochs"], "expected one argument"), (["--data", "no/such"], "no such folder"),

@@ -1,4 +1,4 @@
-"""Run folders: what they hold, resumption bit for bit, kills at any moment, and every way a disk can refuse."""
+"""Run folders: what they hold, resumption bit for bit, kills at any moment, every way a disk can refuse."""
 import csv
 import dataclasses
 import json
@@ -20,10 +20,11 @@ from abp import ABP, Config, load_run, main
 from options import UserError
 from results import METRICS, sample_images
 
-PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf", "latents.pdf", "log.csv",
-             "metrics.json", "checkpoint.pt", "epochs"}
-WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png", "warm_cold_interp.png",
-         "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md", "captions.tex"}
+PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf", "latents.pdf",
+             "log.csv", "metrics.json", "checkpoint.pt", "epochs"}
+WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
+         "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md",
+         "captions.tex"}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def names(folder):
 def same(a, b):
     """Whether two checkpoints hold the same weights, optimizer, latents and random state, bit for bit."""
     a, b = (utils.load_checkpoint(folder / "checkpoint.pt") for folder in (a, b))
-    flat = [torch.utils._pytree.tree_leaves({k: c[k] for k in ("epoch", "generator", "optimizer", "z", "rng")})
-            for c in (a, b)]
+    keys = ("epoch", "generator", "optimizer", "z", "rng")
+    flat = [torch.utils._pytree.tree_leaves({k: c[k] for k in keys}) for c in (a, b)]
     return len(flat[0]) == len(flat[1]) and all(
         torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(*flat, strict=True))
 
@@ -89,16 +90,16 @@ def test_the_log_has_a_row_for_every_epoch(finished):
         with open(finished / start / "log.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4, 5, 6]
-        assert {"epoch", "loss", "mse", "psnr", "z_mean_1", "z_mean_2", "z_std_1", "z_std_2", "grad_norm", "step",
-                "accept", "unstable", "seconds"} <= set(rows[0])
+        assert {"epoch", "loss", "mse", "psnr", "z_mean_1", "z_mean_2", "z_std_1", "z_std_2", "grad_norm",
+                "step", "accept", "unstable", "seconds"} <= set(rows[0])
         assert all(float(r["loss"]) > 0 for r in rows)
 
 
 def test_metrics_and_tables_agree(finished):
     for start in ("warm", "cold"):
         m = json.loads((finished / start / "metrics.json").read_text())
-        assert {"psnr", "mse", "loss", "z_std", "seconds", "epochs", "n_images", "img_size", "sample_saturation",
-                "sample_nearest_psnr", "sample_nearest_psnr_p10", "z_mean_square"} <= set(m)
+        assert {"psnr", "mse", "loss", "z_std", "z_mean_square", "seconds", "epochs", "n_images", "img_size",
+                "sample_saturation", "sample_nearest_psnr", "sample_nearest_psnr_p10"} <= set(m)
         assert (m["epochs"], m["n_images"], m["img_size"]) == (6, 6, 16)
         for key, (_, _, form) in METRICS.items():
             for table in ("metrics.md", "metrics.tex"):
@@ -113,7 +114,8 @@ def test_warm_and_cold_differ(finished):
 def test_load_run_draws_new_images_in_five_lines(finished):
     config, net, z = load_run(finished / "warm")
     images = net(utils.sample_gaussian_prior(5, config.nz, config.prior_sigma))
-    assert images.shape == (5, 3, 16, 16) and not net.training and not images.requires_grad and z.shape == (6, 2)
+    assert images.shape == (5, 3, 16, 16) and z.shape == (6, 2)
+    assert not net.training and not images.requires_grad
     psnr = json.loads((finished / "warm" / "metrics.json").read_text())["psnr"]
     x, _ = utils.load_img_tensors(config.data, config.img_size)
     error = (net(z) - x).square().mean((1, 2, 3))
@@ -137,7 +139,8 @@ def test_checkpoints_are_plain_data(finished):
 # ---- resumption
 
 @pytest.mark.parametrize("start", ["warm", "cold"])
-@pytest.mark.parametrize("options", [{}, {"batch_size": 4}, {"langevin_step_size": 0.05, "langevin_num_steps": 3}])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4},
+                                     {"langevin_step_size": 0.05, "langevin_num_steps": 3}])
 def test_n_epochs_are_k_epochs_and_resume_bit_for_bit(make_model, tmp_path, start, options):
     whole = make_model(start, **options)
     list(whole.train())
@@ -147,7 +150,7 @@ def test_n_epochs_are_k_epochs_and_resume_bit_for_bit(make_model, tmp_path, star
         pass
     utils.save_checkpoint(tmp_path / "part.pt", part.state())
     again = make_model(start, **options)
-    torch.manual_seed(99)                                           # restore must not depend on the state it meets
+    torch.manual_seed(99)                                    # restore must not depend on the state it meets
     again.restore(utils.load_checkpoint(tmp_path / "part.pt"), tmp_path / "part.pt")
     list(again.train())
     assert torch.equal(again.z, whole.z) and again.epoch == whole.epoch == 6
@@ -178,7 +181,8 @@ def long_run(faces, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("moment", ["config.json", "warm/log.csv", "warm/metrics.json", "cold/log.csv", "cold/metrics.json"])
+@pytest.mark.parametrize("moment", ["config.json", "warm/log.csv", "warm/metrics.json",
+                                    "cold/log.csv", "cold/metrics.json"])
 def test_a_killed_run_resumes_to_the_same_end(faces, tmp_path, long_run, moment):
     out = tmp_path / "run"
     process = start_process(faces, out, **LONG)
@@ -254,7 +258,8 @@ def test_an_output_folder_in_use_is_refused_and_left_alone(capsys, faces, tmp_pa
 def test_bad_images_leave_no_run_folder(capsys, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_text("text")
-    assert "a.jpg: cannot be read" in refusal(capsys, *command(tmp_path / "images", f"--out={tmp_path / 'run'}"))
+    err = refusal(capsys, *command(tmp_path / "images", f"--out={tmp_path / 'run'}"))
+    assert "a.jpg: cannot be read" in err
     assert names(tmp_path) == {"images"}
 
 
@@ -279,7 +284,8 @@ def test_bad_checkpoints_are_refused(capsys, faces, tmp_path, monkeypatch, kind,
         torch.save({"weights": torch.zeros(3)}, path)
     else:
         options = SMALL | {"hidden": 16, "start": "warm", "n_epochs": 2}
-        model = ABP(Config(**options), torch.zeros(6, 3, 16, 16), names=[p.name for p in sorted(faces.iterdir())])
+        image_names = [p.name for p in sorted(faces.iterdir())]
+        model = ABP(Config(**options), torch.zeros(6, 3, 16, 16), names=image_names)
         config = dataclasses.asdict(Config(**options)) | {"out": str(out)}
         utils.save_checkpoint(path, model.state() | {"config": config})
     capsys.readouterr()
@@ -300,8 +306,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(faces, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = run_cli("--resume", out, "--n_epochs", "4", preexec_fn=no_room)
-    assert done.returncode == 2 and "checkpoint.pt: cannot be written" in done.stderr and "--resume" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "checkpoint.pt: cannot be written" in done.stderr and "--resume" in done.stderr
     assert (out / "warm" / "checkpoint.pt").read_bytes() == before
     assert not list(out.rglob("*.tmp"))
     assert main(["--resume", str(out), "--n_epochs", "4"]) == 0
@@ -309,7 +315,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(faces, tmp_path):
 
 def test_a_run_that_diverges_stops_with_a_message_and_its_last_good_checkpoint(capsys, faces, tmp_path):
     out = tmp_path / "run"
-    err = refusal(capsys, *command(faces, f"--out={out}", start="warm", langevin_step_size=10, langevin_num_steps=200))
+    unstable = {"langevin_step_size": 10, "langevin_num_steps": 200}
+    err = refusal(capsys, *command(faces, f"--out={out}", start="warm", **unstable))
     assert "face_01.png" in err and "epoch 1" in err and "--langevin_step_size" in err
     assert utils.load_checkpoint(out / "warm" / "checkpoint.pt")["epoch"] == 0
 
