@@ -63,20 +63,20 @@ class Config:
     hidden: int = option(256, "units of the layer that reads z; more bend the map from z more", 1, 8192)
     prior_sigma: float = option(1.0, "std of the prior of z", 1e-3, 1e3)
     # learning, step 2
-    n_epochs: int = option(240, "passes over the images: one inference, then learn_num_steps learning steps",
+    n_epochs: int = option(140, "passes over the images: one inference, then learn_num_steps learning steps",
                            1, 10**6)
     batch_size: int = option(64, "images inferred and learned from together", 1, 4096)
-    learn_num_steps: int = option(3, "gradient steps after each inference", 1, 1000)
-    lr: float = option(2e-3, "learning rate of Adam, at its highest", 1e-7, 1)
+    learn_num_steps: int = option(5, "gradient steps after each inference", 1, 1000)
+    lr: float = option(3e-3, "learning rate of Adam, at its highest", 1e-7, 1)
     gamma: float = option(0.02, "the learning rate falls to gamma * lr at the end, along a cosine", 0, 1)
     beta1: float = option(0.9, "Adam's decay of the mean gradient", 0, 0.9999)
     beta2: float = option(0.999, "Adam's decay of the mean squared gradient", 0, 0.99999)
-    z_noise: float = option(0.05, "std, in units of prior_sigma, of noise on z in the learning step: each "
+    z_noise: float = option(0.06, "std, in units of prior_sigma, of noise on z in the learning step: each "
                                   "image teaches a small disk, so the plane between stays smooth", 0, 10)
     # inference, step 1
     mse_sigma: float = option(3.0, "sigma of Eq. 3, std of the noise on a pixel in [-1, 1]: small for sharp "
                                    "images, large to spread each over more of the latent plane", 1e-3, 1e4)
-    sigma_start: float = option(10.0, "sigma at the first epoch, if above mse_sigma, which it reaches after "
+    sigma_start: float = option(20.0, "sigma at the first epoch, if above mse_sigma, which it reaches after "
                                       "60 % of the epochs", 1e-3, 1e4)
     langevin_num_steps: int = option(1, "Langevin steps per inference", 1, 10**5)
     langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z; 0: fitted "
@@ -86,8 +86,8 @@ class Config:
     # what is written
     ninterp: int = option(12, "cells along each side of the interpolation panel", 2, 64)
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6)
-    n_plot: int = option(120, "epochs between snapshots in epochs/", 1, 10**6)
-    n_stats: int = option(120, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
+    n_plot: int = option(70, "epochs between snapshots in epochs/", 1, 10**6)
+    n_stats: int = option(70, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
 
     def __post_init__(self):
         check(self)
