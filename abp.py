@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ class Config:
     resume: str = option("", "run folder to go on with; a larger --n_epochs extends a finished run")
     seed: int = option(1, "seed of everything random", 0, 2**31 - 1)
     device: str = option("auto", "where to compute; auto: a CUDA GPU if there is one",
-                         choices=("auto", "cpu", "cuda", "mps"))
+                         choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "arithmetic of the network; auto: the faster one, measured at the start",
                             choices=("auto", "fp32", "bf16"))
     # the generator
@@ -91,6 +92,8 @@ class Config:
 
     def __post_init__(self):
         check(self)
+        if not self.data:
+            raise UserError("--data is empty; give a folder of images")
         if self.img_size & (self.img_size - 1):
             raise UserError(f"--img_size must be a power of two from {MIN_SIZE}, not {self.img_size}")
 
@@ -152,7 +155,7 @@ class ABP:
 
         axes = torch.eye(z.shape[1], device=z.device)
         with torch.no_grad():
-            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]    # 8 bound the memory
+            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]    # 8: less memory
         residual, jacobian = parts[0][0] - x, torch.cat([j for _, j in parts])           # J: (nz, n, 3, S, S)
         pull = torch.stack([(j * residual).sum((1, 2, 3)) for j in jacobian], 1) / sigma**2
         metric = torch.einsum("anchw,bnchw->nab", jacobian, jacobian) / sigma**2
@@ -169,8 +172,8 @@ class ABP:
         """Chains from z (n, nz) for images x (n, 3, S, S) -> z (n, nz), acceptance (n,), step size (n,).
 
         sigma defaults to mse_sigma. langevin_step_size > 0: Eq. 6 as it stands, and the acceptance is what a
-        Metropolis test would have said (nan for a single step). 0: simplified manifold MALA, whose step size
-        is reported along the direction of largest curvature.
+        Metropolis test would have said. 0: simplified manifold MALA, whose step size is reported along the
+        direction of largest curvature.
         """
         n_steps, s = self.config.langevin_num_steps, self.config.langevin_step_size
         sigma = sigma or self.config.mse_sigma
@@ -180,9 +183,8 @@ class ABP:
             return z, acceptance, curvature.clamp(min=1e-30).rsqrt()
         trace = []
         z = langevin(lambda z: self.energy(z, x, sigma), z, n_steps, s, lambda _, *state: trace.append(state))
-        tests = [langevin_acceptance(*old, *new, s) for old, new in zip(trace, trace[1:], strict=False)]
-        acceptance = torch.stack(tests).mean(0) if tests else torch.full_like(z[:, 0], math.nan)
-        return z, acceptance, torch.full_like(z[:, 0], s)
+        tests = [langevin_acceptance(*old, *new, s) for old, new in pairwise(trace)]
+        return z, torch.stack(tests).mean(0), torch.full_like(z[:, 0], s)
 
     def resample(self, x, sigma, current=None):
         """Global move: for each image x (n, 3, S, S) one of prior_draws draws of the prior -> z (n, nz).
@@ -195,7 +197,7 @@ class ABP:
         """
         draws = self._prior(self.config.prior_draws)
         with torch.no_grad():
-            squared_error = squared_distances(x, torch.cat([self.g(part) for part in draws.split(64)]))
+            squared_error = torch.cat([squared_distances(x, self.g(part)) for part in draws.split(64)], 1)
             if current is not None:
                 own = (self.g(current) - x).square().sum((1, 2, 3))
                 squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
@@ -230,9 +232,9 @@ class ABP:
     # ---- step 2: learn
 
     def learn(self, index, progress):
-        """Step 2 for the images `index` (m,): an Adam step on Eq. 7 at their z -> |I - g|^2 (m,), |gradient|.
+        """Step 2 for the images `index` (m,): one Adam step on Eq. 7 at their z, widened by z_noise.
 
-        progress in [0, 1) sets the learning rate.
+        progress in [0, 1) sets the learning rate. Returns the norm of the gradient of Eq. 7 at mse_sigma.
         """
         x, z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
@@ -244,34 +246,31 @@ class ABP:
         (squared_error.mean() / x[0].numel()).backward()     # Eq. 7 up to a factor, to which Adam is blind
         self.optimizer.step()
         norm = torch.stack([p.grad.norm() for p in self.net.parameters()]).norm()
-        return squared_error.detach(), norm * x[0].numel() / (2 * self.config.mse_sigma**2)
+        return norm * x[0].numel() / (2 * self.config.mse_sigma**2)
 
     def train(self):
         """The algorithm, from self.epoch to n_epochs. Yields a row of the log (a dict) after each epoch."""
         config, n = self.config, len(self.images)
         while self.epoch < config.n_epochs:
             began, found, norms = time.perf_counter(), [], []
-            squared_error = torch.empty(n, device=self.device)
-            for index in torch.randperm(n).to(self.device).split(config.batch_size):
+            order = torch.randperm(n).to(self.device)
+            for index in order.tensor_split(math.ceil(n / config.batch_size)):
                 found.append(torch.stack(self.infer(index)))                              # step 1, Eq. 6
                 for k in range(config.learn_num_steps):                                   # step 2, Eq. 7
                     progress = (self.epoch + k / config.learn_num_steps) / config.n_epochs
-                    squared_error[index], norm = self.learn(index, progress)
-                    norms.append(norm)
+                    norms.append(self.learn(index, progress))
             norm = torch.stack(norms).mean().item()
             if not math.isfinite(norm):
                 raise UserError(f"the gradient is not finite in epoch {self.epoch + 1} of the {self.start} "
                                 "start; change --lr (a smaller one)")
             self.epoch += 1
-            row = self._row(squared_error, torch.cat(found, 1), norm)
+            row = self._row(*torch.cat(found, 1), norm)
             self.history.append(row | {"seconds": time.perf_counter() - began})
             yield self.history[-1]
 
-    def _row(self, squared_error, found, norm):
-        (acceptance, step), mse = found, squared_error / self.images[0].numel()
-        row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1),
-               "loss": (squared_error.mean() / (2 * self.config.mse_sigma**2)).item(),
-               "mse": mse.mean().item(), "psnr": (10 * torch.log10(4 / mse)).mean().item()}
+    def _row(self, acceptance, step, norm):
+        row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1)}
+        row |= results.reconstruction(self.net, self.z, self.images, self.config.mse_sigma)
         for name, values in (("mean", self.z.mean(0)), ("std", self.z.std(0, correction=0))):
             row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
         return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
@@ -307,17 +306,20 @@ class ABP:
         if checkpoint["epoch"] > self.config.n_epochs:
             raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
         load_weights(self.net, checkpoint, path)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.z = checkpoint["z"].to(self.device)
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.z.copy_(checkpoint["z"])
+            set_rng(checkpoint["rng"], self.device)
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: is damaged ({error}); delete it and --resume to train anew") from None
         self.epoch, self.history = checkpoint["epoch"], checkpoint["history"]
-        set_rng(checkpoint["rng"], self.device)
 
 
 def load_weights(net, checkpoint, path):
     """Put the weights of a checkpoint into a generator. Raises UserError if they do not fit."""
     try:
         net.load_state_dict(checkpoint["generator"])
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"{path}: weights and configuration differ; use it as it was written") from None
 
 
@@ -349,12 +351,12 @@ def choose_precision(config, device, n):
     blank = torch.zeros(min(n, config.batch_size), 3, config.img_size, config.img_size)
     models = {p: ABP(config, blank, device=device, precision=p) for p in ("fp32", "bf16")}
     index = torch.arange(len(blank), device=device)
-    return fastest({p: lambda m=m: m.learn(index, 0.0)[1].item() for p, m in models.items()})
+    return fastest({p: lambda m=m: m.learn(index, 0.0).item() for p, m in models.items()})
 
 
 def data_folder(config):
-    """The folder of --data: as given, or else beside this file, so that the default works from anywhere."""
-    return Path(config.data) if Path(config.data).exists() else ROOT / config.data
+    """The folder of --data; the default lies beside this file, wherever the command is given."""
+    return ROOT / config.data if config.data == Config.data else Path(config.data)
 
 
 def main(argv=None):
@@ -368,8 +370,15 @@ def main(argv=None):
         print(f"abp.py: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"abp.py: error: {error.filename or 'output'}: {error.strerror}; make room or choose another "
-              "--out, then go on with --resume", file=sys.stderr)
+        print(f"abp.py: error: {error.filename or 'a file'}: {error.strerror}; check its permissions and the "
+              "room on the disk; a run that had begun goes on with --resume", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and "allocate memory" not in str(error):
+            raise
+        print("abp.py: error: out of memory; try a smaller --batch_size, --img_size, --prior_draws or --nz",
+              file=sys.stderr)
         return 2
     except run.Interrupted as stop:
         print(f"abp.py: {stop}", file=sys.stderr)
@@ -381,19 +390,18 @@ def main(argv=None):
 
 def train(config, given=frozenset()):
     """Begin or resume a run: train its starts, write all that the run folder holds. Returns the folder."""
-    if config.resume:
+    if "resume" in given or config.resume:
         folder, config, record = run.reopen(config, given)
-        data = data_folder(config)
-        run.same_images(record, data)
-        images, names = load_img_tensors(data, config.img_size)
+        choose_device(record["device"])
+        run.same_images(record, data_folder(config))
+        images, names = load_img_tensors(data_folder(config), config.img_size)
     else:
-        data = data_folder(config)
-        images, names = load_img_tensors(data, config.img_size)
+        images, names = load_img_tensors(data_folder(config), config.img_size)
         device = choose_device(config.device)
         precision = choose_precision(config, device, len(images))
-        folder, record = run.begin(config, data, device, precision, ROOT / "output")
+        folder, record = run.begin(config, data_folder(config), device, precision, ROOT / "output")
+        run.point_report_to(folder, ROOT / "output")
     device, precision = record["device"], record["precision"]
-    run.point_report_to(folder, ROOT / "output")
     print(f"{folder}: {len(images)} images, {device}, {precision}")
     metrics, histories = {}, {}
     for start in config.starts:

@@ -18,6 +18,7 @@ STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.0, "legend.
 LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
          "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
 GAP = 2                          # pixels between the pictures of a grid
+MOST_PIXELS = 6000               # width of the largest panel, in pixels
 
 
 def _save_figure(fig, paths, dpi=300):
@@ -94,14 +95,17 @@ def save_interp(images, columns, rows, paths):
         sheet = _tile(images, ncol)
         ax.imshow(sheet, interpolation="none", aspect="equal")
         pitch_x, pitch_y = sheet.shape[1] / ncol, sheet.shape[0] / nrow
-        ax.set_xticks((np.arange(ncol) + 0.5) * pitch_x, [f"{v:.2f}" for v in columns])
-        ax.set_yticks((np.arange(len(rows)) + 0.5) * pitch_y, [f"{v:.2f}" for v in rows])
+        decimals = max(0, 2 - math.floor(math.log10(max(map(abs, columns)))))
+        every = math.ceil(ncol / 16)                       # more labels than this would touch
+        for set_ticks, values, pitch in ((ax.set_xticks, columns, pitch_x), (ax.set_yticks, rows, pitch_y)):
+            middles = (np.arange(len(values)) + 0.5) * pitch
+            set_ticks(middles[::every], [f"{v:.{decimals}f}" for v in values[::every]])
         ax.set_xlabel("$z_1$")
         if len(rows):
             ax.set_ylabel("$z_2$")
         for spine in ax.spines.values():
             spine.set_visible(False)
-        _save_figure(fig, paths, dpi=max(100, sheet.shape[1] / width))          # pixel for pixel
+        _save_figure(fig, paths, dpi=min(MOST_PIXELS, sheet.shape[1]) / width)
 
 
 def plot_stats(histories, paths):

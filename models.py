@@ -15,7 +15,7 @@ class GenNet(nn.Module):
     nz        dimension of the latent, at least 1
     img_size  side of the picture in pixels, a power of two from 16
     hidden    units of the layer that reads z: more of them let the map from z bend more
-    width     channels at 64 x 64; they double at each halving of the side, up to 16 * width
+    width     channels at 64 x 64; twice as many at half the side, half at twice, 16 at least
 
     Raises ValueError where a size is out of range.
     """
@@ -28,7 +28,7 @@ class GenNet(nn.Module):
             raise ValueError(f"img_size must be a power of two from {MIN_SIZE}, not {img_size}")
 
         def channels(side):
-            return max(16, min(16 * width, 64 * width // side))
+            return max(16, 64 * width // side)
 
         n_deconv = int(math.log2(img_size // 4))
         sides = [4 * 2**k for k in range(n_deconv)]

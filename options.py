@@ -22,7 +22,7 @@ def allowed(field):
         return "one of " + ", ".join(choices)
     if field.type is str:
         return "a text"
-    return f"{'an integer' if field.type is int else 'a number'} from {low:g} to {high:g}"
+    return f"an integer from {low} to {high}" if field.type is int else f"a number from {low:g} to {high:g}"
 
 
 def check(config):

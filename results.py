@@ -38,25 +38,31 @@ def sample_images(net, config, n=N_SAMPLES):
     return generate(net, draws.to(next(net.parameters()).device))
 
 
-def measure(net, z, images, config):
-    """The numbers of metrics.json that say how good a generator and its latents are, in float32.
+def reconstruction(net, z, images, mse_sigma):
+    """loss (Eq. 7), mse and psnr of images (n, 3, S, S) at their z (n, nz), in float32.
 
-    psnr is the mean over images of 10 log10(4 / mse_i), at z (n, nz). sample_saturation is the share of
-    saturated pixels (|x| > .98) in random samples less the share in the images; sample_nearest_psnr the PSNR
-    of random samples to the training image nearest to each, mean and 10th percentile.
+    psnr is the mean over images of 10 log10(4 / mse_i), in dB.
     """
     mse = torch.cat([(generate(net, part) - x).square().mean((1, 2, 3))
                      for part, x in zip(z.split(64), images.split(64), strict=True)])
+    loss = mse.mean().item() * images[0].numel() / (2 * mse_sigma**2)
+    return {"loss": loss, "mse": mse.mean().item(),
+            "psnr": (10 * torch.log10(4 / mse)).mean().item()}
+
+
+def measure(net, z, images, config):
+    """The numbers of metrics.json that say how good a generator and its latents are, in float32.
+
+    sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
+    images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and 10th
+    percentile.
+    """
     samples = sample_images(net, config)
-    n_values = images[0].numel()
     distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
-    nearest = distances.min(1).values / n_values
+    nearest = distances.min(1).values / images[0].numel()
     nearest_psnr = 10 * torch.log10(4 / nearest)
     data_saturation = _saturation(images)
-    return {
-        "psnr": (10 * torch.log10(4 / mse)).mean().item(),
-        "mse": mse.mean().item(),
-        "loss": mse.mean().item() * n_values / (2 * config.mse_sigma**2),
+    return reconstruction(net, z, images, config.mse_sigma) | {
         "z_std": z.std(0, correction=0).mean().item(),
         "z_mean_square": z.square().mean().item(),
         "sample_saturation": _saturation(samples) - data_saturation,

@@ -91,7 +91,7 @@ def point_report_to(folder, parent):
 
 
 def log(folder, *lines):
-    with open(folder / "log.txt", "a", encoding="utf-8") as file:
+    with open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 

@@ -15,21 +15,28 @@ def langevin(neg_log_density, z, n_steps, s, callback=None):
     neg_log_density  z (n, d) -> U (n,), one value per chain
     z                (n, d) starting states
     s                step size in units of z, the std of each step's noise: a float, or (n, 1), one per chain
-    callback         called before each step as callback(step, z, U, dU/dz), all detached
+    callback         called as callback(step, z, U, dU/dz), all detached, before each step and after the last
     Returns (n, d), detached. A diverging chain is returned as it is, inf or nan: the caller checks.
 
     Stable only while s^2 lambda < 4, lambda the largest curvature of U. On a Gaussian of curvature lambda the
     stationary variance is 1 / (lambda (1 - s^2 lambda / 4)) instead of 1 / lambda.
     """
+    z = z.detach()
     for step in range(n_steps):
-        z = z.detach().requires_grad_(True)
-        energy = neg_log_density(z)
-        (grad,) = torch.autograd.grad(energy.sum(), z)    # sum, not mean: each chain keeps its own gradient
-        z = z.detach()
+        energy, grad = _energy_and_grad(neg_log_density, z)
         if callback is not None:
-            callback(step, z, energy.detach(), grad)
+            callback(step, z, energy, grad)
         z = z - s**2 / 2 * grad + s * torch.randn_like(z)
-    return z.detach()
+    if callback is not None:
+        callback(n_steps, z, *_energy_and_grad(neg_log_density, z))
+    return z
+
+
+def _energy_and_grad(neg_log_density, z):
+    z = z.detach().requires_grad_(True)
+    energy = neg_log_density(z)
+    (grad,) = torch.autograd.grad(energy.sum(), z)        # sum, not mean: each chain keeps its own gradient
+    return energy.detach(), grad
 
 
 def langevin_acceptance(z, energy, grad, z_new, energy_new, grad_new, s):
@@ -37,7 +44,7 @@ def langevin_acceptance(z, energy, grad, z_new, energy_new, grad_new, s):
 
     What a Metropolis test would say of the step: near 1 where s is small enough for Eq. 6 to sample the
     density, near 0 where the chain has become unstable. z (n, d), energies (n,), gradients (n, d), s as in
-    `langevin`. Returns (n,), 0 where anything is not finite.
+    `langevin`. Returns (n,), 0 where the ratio is not a number.
     """
     forward = (z_new - z + s**2 / 2 * grad).square().sum(1, keepdim=True) / (2 * s**2)
     backward = (z - z_new + s**2 / 2 * grad_new).square().sum(1, keepdim=True) / (2 * s**2)

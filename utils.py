@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import random
+import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -84,7 +86,7 @@ def load_image(path, img_size):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)         # odd metadata is none of the user's concern
             with Image.open(path) as file:
-                image = _to_rgb(ImageOps.exif_transpose(file))
+                image = _to_rgb(_upright(file))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
                         "make it smaller or take it out of the folder") from None
@@ -94,6 +96,13 @@ def load_image(path, img_size):
                         "mend it or take it out of the folder") from None
     image = ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS)
     return to_tensor(image)
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    except struct.error:               # EXIF data too broken to be read: the picture stays as it lies
+        return image
 
 
 def _to_rgb(image):
@@ -147,18 +156,17 @@ def new_run_folder(out, record, parent):
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         kind = "a folder that is not empty" if target.is_dir() else "a file"
         raise UserError(f"--out {target}: is {kind}; name a new folder, or go on with it: --resume {target}")
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft = target.absolute().with_name(f".{target.absolute().name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
         write_json(draft / "config.json", record)
-        draft.rename(target)                   # one step, so that a kill leaves a whole run folder or none
-    except OSError as error:
-        for leftover in (draft / "config.json", draft):
-            if leftover.exists():
-                leftover.unlink() if leftover.is_file() else leftover.rmdir()
-        if not out and target.exists():        # another run took the number in the meantime
+        draft.rename(target)                    # one step: a kill leaves a whole run folder or none
+    except (OSError, UserError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if not out and target.exists():            # another run took the number in the meantime
             return new_run_folder(out, record, parent)
-        raise UserError(f"--out {target}: cannot be made ({error.strerror}); choose another folder") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--out {target}: cannot be made ({reason}); choose another folder") from None
     return target
 
 
@@ -232,7 +240,7 @@ def load_checkpoint(path):
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds objects other than tensors and plain values, and was not opened; "
                         "use a checkpoint that this program wrote") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+    except Exception:                  # random bytes make torch.load raise nearly anything
         raise UserError(f"{path}: is damaged; delete it and --resume to train this start anew") from None
     if not isinstance(checkpoint, dict) or not CHECKPOINT_KEYS <= checkpoint.keys():
         raise UserError(f"{path}: is not a checkpoint of this program; use one that it wrote")

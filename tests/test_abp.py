@@ -255,7 +255,7 @@ def test_every_option_has_a_type_a_meaning_and_a_range():
 @pytest.mark.parametrize("option, value", [
     ("lr", 1e-3), ("langevin_num_steps", 2), ("langevin_step_size", 0.02), ("mse_sigma", 2.0), ("seed", 2),
     ("prior_sigma", 1.5), ("beta1", 0.5), ("beta2", 0.9), ("gamma", 0.5), ("n_epochs", 9), ("z_noise", 0.0),
-    ("learn_num_steps", 2), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16), ("batch_size", 4),
+    ("learn_num_steps", 3), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16), ("batch_size", 4),
     ("nz", 3), ("img_size", 32)])
 def test_no_option_is_ignored(images, option, value):
     def latents(**changed):

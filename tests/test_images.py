@@ -93,6 +93,13 @@ def test_animations_give_their_first_frame_and_one_pixel_fills_the_square(tmp_pa
     assert torch.allclose(images, torch.tensor([1.0, -1, -1])[:, None, None].expand(2, 3, 16, 16), atol=0.02)
 
 
+def test_a_photograph_with_broken_exif_data_loads(tmp_path):
+    exif = (b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+            b"\x1a\x01\x05\0\xff\xff\0\0\x10\0\0\0")
+    gradient().save(tmp_path / "sloppy.jpg", exif=exif)
+    assert load_image(tmp_path / "sloppy.jpg", 16).shape == (3, 16, 16)
+
+
 def broken(folder, kind):
     path = folder / "broken.jpg"
     if kind == "text":
@@ -120,7 +127,7 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind):
         load_img_tensors(tmp_path, 16)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message and "take it out" in message
-    assert ("178" in message or "89" in message) == (kind == "huge")
+    assert ("million pixels" in message) == (kind == "huge")
 
 
 def test_folders_that_hold_nothing_are_refused(tmp_path):
