@@ -62,6 +62,7 @@ class Config:
     img_size: int = option(128, "side of the images in pixels, a power of two", MIN_SIZE, 512)
     nz: int = option(2, "dimension of the latent z", 1, 128)
     hidden: int = option(256, "units of the layer that reads z; more bend the map from z more", 1, 8192)
+    width: int = option(32, "channels at 64 x 64, more where the picture is smaller", 1, 512)
     prior_sigma: float = option(1.0, "std of the prior of z", 1e-3, 1e3)
     # learning, step 2
     n_epochs: int = option(140, "passes over the images: one inference, then learn_num_steps learning steps",
@@ -123,7 +124,7 @@ class ABP:
         self.device, self.precision = torch.device(device), precision
         self.names = names or [f"image {i}" for i in range(len(images))]
         set_seed(config.seed)
-        self.net = GenNet(config.nz, config.img_size, config.hidden)
+        self.net = GenNet(config.nz, config.img_size, config.hidden, config.width)
         self.net.to(self.device, memory_format=torch.channels_last)
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
@@ -337,7 +338,7 @@ def load_run(folder):
         config = Config(**checkpoint["config"])
     except TypeError:
         raise UserError(f"{path}: was made by another version of this program; train anew") from None
-    net = GenNet(config.nz, config.img_size, config.hidden)
+    net = GenNet(config.nz, config.img_size, config.hidden, config.width)
     load_weights(net, checkpoint, path)
     return config, net.eval().requires_grad_(False), checkpoint["z"]
 

@@ -9,8 +9,8 @@ from options import UserError
 def choose_device(wanted):
     """"auto", "cpu" or "cuda" -> "cpu" or "cuda"; auto takes a CUDA GPU if there is one.
 
-    A GPU is told to compute the same thing twice, and float32 where float32 is meant. Raises UserError if there
-    is no such device.
+    A GPU is told to compute the same thing twice, and float32 where float32 is meant. Raises UserError if
+    there is no such device.
     """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:

@@ -54,8 +54,8 @@ def measure(net, z, images, config):
     """The numbers of metrics.json that say how good a generator and its latents are, in float32.
 
     sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
-    images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and 10th
-    percentile.
+    images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and
+    10th percentile.
     """
     samples = sample_images(net, config)
     distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)

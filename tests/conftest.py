@@ -1,6 +1,7 @@
 """A small folder of drawn faces, small models, and the command line as a subprocess."""
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from data.draw import draw_set
 from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"img_size": 16, "hidden": 32, "n_epochs": 6, "n_log": 2, "n_plot": 3, "n_stats": 3,
-         "prior_draws": 16, "precision": "fp32", "device": "cpu", "ninterp": 3}
+SMALL = {"img_size": 16, "hidden": 32, "width": 2, "n_epochs": 6, "learn_num_steps": 2, "prior_draws": 16,
+         "n_log": 2, "n_plot": 3, "n_stats": 3, "ninterp": 3, "precision": "fp32", "device": "cpu"}
 
 
 @pytest.fixture(scope="session")
@@ -66,4 +67,4 @@ def command(folder, *args, **small):
 def run_cli(*args, **kwargs):
     """python abp.py ARGS as a user's shell would run it, from another folder."""
     return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)], capture_output=True,
-                          text=True, timeout=120, **kwargs)
+                          text=True, timeout=120, **{"cwd": tempfile.gettempdir()} | kwargs)

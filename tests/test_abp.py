@@ -124,19 +124,19 @@ def test_cold_start_resamples_draws_by_likelihood(make_linear):
 
 def test_the_global_move_of_a_warm_chain_leaves_the_posterior_invariant(make_linear):
     """Moves with few draws must not shift the moments of exact samples; chains far out come back."""
-    model, mean, covariance = make_linear(8.0, n=200, prior_draws=5)
+    model, mean, covariance = make_linear(2.0, n=200, prior_draws=5)
     torch.manual_seed(0)
     z = mean + torch.randn(200, 2) @ torch.linalg.cholesky(covariance).T
     kept = []
     for _ in range(200):
-        z = model.resample(model.images, 8.0, z)
+        z = model.resample(model.images, 2.0, z)
         kept.append(z)
-    kept = torch.cat(kept[20:])
-    assert torch.allclose(kept.mean(0), mean, atol=0.06)
-    assert torch.allclose(torch.cov(kept.T), covariance, atol=0.06)
+    kept = torch.cat(kept)
+    assert torch.allclose(kept.mean(0), mean, atol=0.07)
+    assert torch.allclose(torch.cov(kept.T), covariance, atol=0.07)
     far = torch.full((200, 2), 9.0)
     for _ in range(20):
-        far = model.resample(model.images, 8.0, far)
+        far = model.resample(model.images, 2.0, far)
     assert far.abs().max() < 6
 
 
@@ -152,32 +152,38 @@ def test_both_starts_begin_with_the_same_generator(make_model):
 @pytest.mark.parametrize("s", [0.0, 0.05])
 def test_learning_uses_the_latents_just_inferred_and_nothing_of_inference(make_model, s):
     model = make_model(z_noise=0.0, langevin_step_size=s, langevin_num_steps=2)
-    before, index = model.z.clone(), torch.arange(6)
+    before, index, seen = model.z.clone(), torch.arange(6), []
     model.infer(index)
     assert not torch.equal(model.z, before) and not model.z.requires_grad
     assert all(p.grad is None for p in model.net.parameters())
-    expected = (model.images - model.net(model.z)).square().sum((1, 2, 3))
-    squared_error, norm = model.learn(index, 0.0)
-    assert torch.allclose(squared_error, expected, rtol=1e-4)
-    gradient = [g.norm() for g in torch.autograd.grad(
-        (model.images - model.g(model.z)).square().sum((1, 2, 3)).mean() / (2 * model.config.mse_sigma**2),
-        list(model.net.parameters()))]
-    assert norm > 0 and torch.stack(gradient).norm() > 0
+    generator = model.g
+    model.g = lambda z: seen.append(z) or generator(z)
+    model.learn(index, 0.0)
+    assert len(seen) == 1 and torch.equal(seen[0], model.z)
+
+
+def test_z_noise_widens_the_latents_of_the_learning_step(make_model):
+    model, seen = make_model(z_noise=0.3, prior_sigma=2.0), []
+    generator = model.g
+    model.g = lambda z: seen.append(z) or generator(z)
+    for _ in range(200):
+        model.learn(torch.arange(6), 0.0)
+    assert (torch.stack(seen) - model.z).std() == pytest.approx(0.6, rel=0.05)
 
 
 def test_the_gradient_norm_is_that_of_equation_7(make_model):
     model = make_model(z_noise=0.0, mse_sigma=0.5)
     loss = (model.images - model.g(model.z)).square().sum((1, 2, 3)).mean() / (2 * 0.5**2)
     expected = torch.stack([g.norm() for g in torch.autograd.grad(loss, list(model.net.parameters()))]).norm()
-    _, norm = model.learn(torch.arange(6), 0.0)
+    norm = model.learn(torch.arange(6), 0.0)
     assert norm.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_learning_moves_the_weights_and_lowers_the_loss(make_model):
-    model = make_model(n_epochs=40)
+    model = make_model(n_epochs=80)
     rows = list(model.train())
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and rows[-1]["psnr"] > rows[0]["psnr"] + 3
-    assert [r["epoch"] for r in rows] == list(range(1, 41))
+    assert [r["epoch"] for r in rows] == list(range(1, 81))
 
 
 def test_mini_batches_visit_every_image_once_an_epoch(make_model):
@@ -185,7 +191,7 @@ def test_mini_batches_visit_every_image_once_an_epoch(make_model):
     infer = model.infer
     model.infer = lambda index: visited.append(index) or infer(index)
     list(model.train())
-    assert [len(v) for v in visited] == [4, 2] * 3
+    assert [len(v) for v in visited] == [3, 3] * 3
     for k in range(3):
         assert sorted(torch.cat(visited[2 * k:2 * k + 2]).tolist()) == list(range(6))
 
@@ -287,6 +293,15 @@ def test_sigma_is_annealed_to_mse_sigma_and_is_not_the_step_size():
 
 # ---- numbers, divergence, import
 
+def test_the_log_tells_the_float32_psnr_at_the_latents_of_the_epoch(make_model):
+    model = make_model(n_epochs=3, mse_sigma=2.0)
+    for row in model.train():
+        error = (model.net(model.z) - model.images).detach().square().mean((1, 2, 3))
+        assert row["psnr"] == pytest.approx((10 * torch.log10(4 / error)).mean().item(), abs=1e-3)
+        assert row["loss"] == pytest.approx(error.mean().item() * 3 * 16 * 16 / (2 * 2.0**2), rel=1e-4)
+        assert row["z_std_1"] == pytest.approx(model.z[:, 0].std(correction=0).item(), rel=1e-4)
+
+
 def test_metrics_are_what_they_are_called(make_model):
     model = make_model(n_epochs=2)
     list(model.train())
@@ -308,12 +323,14 @@ def test_a_chain_that_diverges_is_named_with_the_epoch_and_the_option(make_model
         list(model.train())
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("s, share", [(1.0, 1.0), (0.02, 0.0)])
-def test_unstable_chains_are_counted(make_linear, s, share):
-    model, mean, _ = make_linear(1.0, n=50, langevin_step_size=s, langevin_num_steps=3, n_epochs=1)
+def test_unstable_chains_are_counted(make_linear, s, share, n_steps):
+    model, mean, _ = make_linear(1.0, n=50, langevin_step_size=s, langevin_num_steps=n_steps, n_epochs=1,
+                                 prior_draws=0)
     model.z = mean.expand(50, 2).clone()
     row = next(iter(model.train()))
-    assert row["unstable"] == share and row["step"] == pytest.approx(s)
+    assert abs(row["unstable"] - share) < 0.2 and row["step"] == pytest.approx(s)
 
 
 def test_weights_that_are_not_finite_stop_the_run(make_model):
@@ -321,7 +338,7 @@ def test_weights_that_are_not_finite_stop_the_run(make_model):
     next(iter(model.train()))
     with torch.no_grad():
         model.net.deconv[0].weight.fill_(math.nan)
-    with pytest.raises(UserError, match=r"image 0.*epoch 2.*--lr"):
+    with pytest.raises(UserError, match=r"image \d.*epoch 2.*--lr"):
         list(model.train())
 
 

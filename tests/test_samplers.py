@@ -55,10 +55,19 @@ def test_langevin_reports_each_step_to_the_callback():
     seen = []
     torch.manual_seed(0)
     langevin(gaussian, torch.ones(3, 2), 4, 0.1, lambda *state: seen.append(state))
-    assert [state[0] for state in seen] == [0, 1, 2, 3]
+    assert [state[0] for state in seen] == [0, 1, 2, 3, 4]
     for _, z, energy, grad in seen:
         assert torch.allclose(energy, gaussian(z)) and torch.allclose(grad, z @ PRECISION)
         assert not (z.requires_grad or energy.requires_grad or grad.requires_grad)
+
+
+def test_smmala_reports_each_step_to_the_callback():
+    seen = []
+    torch.manual_seed(0)
+    z, acceptance, _ = smmala(local_gaussian, torch.ones(3, 2), 4, callback=lambda *state: seen.append(state))
+    assert [state[0] for state in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], z)
+    assert torch.allclose(torch.stack([state[4] for state in seen]).mean(0), acceptance)
+    assert all(torch.allclose(state[2], gaussian(state[1])) for state in seen)
 
 
 def test_zero_steps_return_the_start():
@@ -121,5 +130,5 @@ def test_langevin_acceptance_tells_a_fitting_step_from_an_unstable_one():
     for s, low, high in ((0.05, 0.98, 1.0), (0.9, 0.0, 0.25)):
         trace = []
         start = torch.randn(2000, 2) @ torch.linalg.cholesky(torch.linalg.inv(PRECISION)).T
-        langevin(gaussian, start, 2, s, lambda _, *state, keep=trace: keep.append(state))
+        langevin(gaussian, start, 1, s, lambda _, *state, keep=trace: keep.append(state))
         assert low < langevin_acceptance(*trace[0], *trace[1], s).mean() <= high
