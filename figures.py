@@ -80,32 +80,38 @@ def _upright(text, font, size):
 
 
 def save_interp(images, columns, rows, paths):
+    """Draw the panel of `plot_interp` to paths, .png or .pdf."""
+    with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
+        fig = plot_interp(images, columns, rows)
+        pixels = len(columns) * (images.shape[-1] + GAP)
+        _save_figure(fig, paths, dpi=min(MOST_PIXELS, pixels) / fig.get_figwidth())
+
+
+def plot_interp(images, columns, rows):
     """The panel g(z) over the latent plane: columns left to right along z_1, rows top to bottom along z_2.
 
     images   (len(rows) * len(columns), 3, h, w) in [-1, 1], row by row from the top left
     columns  values of z_1 from the left; they label the axis
     rows     values of z_2 from the top, likewise; none: a single strip along z_1
-    paths    files to draw to, .png or .pdf
+    Returns a matplotlib Figure.
     """
     ncol, nrow = len(columns), max(1, len(rows))
-    width = 2 * COLUMN
-    with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
-        fig = Figure(figsize=(width, width * nrow / ncol))
-        ax = fig.add_axes((0, 0, 1, 1))
-        sheet = _tile(images, ncol)
-        ax.imshow(sheet, interpolation="none", aspect="equal")
-        pitch_x, pitch_y = sheet.shape[1] / ncol, sheet.shape[0] / nrow
-        decimals = max(0, 2 - math.floor(math.log10(max(map(abs, columns)))))
-        every = math.ceil(ncol / 16)                       # more labels than this would touch
-        for set_ticks, values, pitch in ((ax.set_xticks, columns, pitch_x), (ax.set_yticks, rows, pitch_y)):
-            middles = (np.arange(len(values)) + 0.5) * pitch
-            set_ticks(middles[::every], [f"{v:.{decimals}f}" for v in values[::every]])
-        ax.set_xlabel("$z_1$")
-        if len(rows):
-            ax.set_ylabel("$z_2$")
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-        _save_figure(fig, paths, dpi=min(MOST_PIXELS, sheet.shape[1]) / width)
+    fig = Figure(figsize=(2 * COLUMN, 2 * COLUMN * nrow / ncol))
+    ax = fig.add_axes((0, 0, 1, 1))
+    sheet = _tile(images, ncol)
+    ax.imshow(sheet, interpolation="none", aspect="equal")
+    decimals = max(0, 2 - math.floor(math.log10(max(map(abs, columns)))))
+    every = math.ceil(ncol / 16)                       # more labels than this would touch
+    for set_ticks, values, pitch in ((ax.set_xticks, columns, sheet.shape[1] / ncol),
+                                     (ax.set_yticks, rows, sheet.shape[0] / nrow)):
+        labels = [f"{round(v, decimals) + 0.0:.{decimals}f}" for v in values]          # + 0.0: no minus zero
+        set_ticks(((np.arange(len(values)) + 0.5) * pitch)[::every], labels[::every])
+    ax.set_xlabel("$z_1$")
+    if len(rows):
+        ax.set_ylabel("$z_2$")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return fig
 
 
 def plot_stats(histories, paths):

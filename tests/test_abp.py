@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL
 
+import figures
 import results
 from abp import ABP, Config
 from models import GenNet
@@ -240,6 +241,20 @@ def test_the_panel_covers_the_whole_square_from_the_top_left():
     assert torch.equal(z[-1, 0, :2], torch.tensor([-2.0, -2.0]))
     assert torch.allclose(z[:, 1:, 0] - z[:, :-1, 0], torch.tensor(4 / 11), atol=1e-5)
     assert results.panel_latents(*results.panel_axes(2.0, 5, 1), 1).shape == (5, 1)
+
+
+@pytest.mark.parametrize("d, ninterp, first, last", [
+    (2.1, 12, "-2.10", "2.10"), (0.001, 3, "-0.00100", "0.00100"), (300.0, 40, "-300", "300")])
+def test_the_panel_states_its_axes(d, ninterp, first, last):
+    columns, rows = results.panel_axes(d, ninterp, 2)
+    fig = figures.plot_interp(torch.zeros(ninterp**2, 3, 4, 4), columns, rows)
+    (ax,) = fig.axes
+    for axis, ends in ((ax.get_xticklabels(), (first, last)), (ax.get_yticklabels(), None)):
+        texts = [label.get_text() for label in axis]
+        assert 2 < len(texts) <= 16 and "-0.00" not in texts
+        assert ends is None or (texts[0], texts[-1]) == ends
+    assert float(ax.get_yticklabels()[0].get_text()) == pytest.approx(d, rel=0.01)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")
 
 
 def test_the_range_of_the_panel_follows_the_latents():

@@ -136,6 +136,13 @@ def test_checkpoints_are_plain_data(finished):
     assert checkpoint["image_names"] == [f"face_0{k}.png" for k in range(1, 7)]
 
 
+def test_the_default_data_is_found_from_anywhere(tmp_path):
+    options = [f"--{k}={v}" for k, v in (SMALL | {"start": "warm", "n_epochs": 1}).items()]
+    done = run_cli(f"--out={tmp_path / 'run'}", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "run" / "config.json").read_text())["images"]) == 24
+
+
 # ---- resumption
 
 @pytest.mark.parametrize("start", ["warm", "cold"])
