@@ -1,9 +1,11 @@
 """The command line: every flag is checked, and refusals say what is allowed."""
 import re
+import time
 
 import pytest
 
 from abp import Config, main
+from device import fastest
 from options import UserError, parse_args
 
 
@@ -56,6 +58,16 @@ def test_a_configuration_made_in_python_is_checked_too():
             Config(**bad)
     with pytest.raises(AttributeError):
         Config().lr = 1.0
+
+
+def test_the_fastest_way_is_found_and_a_slow_one_given_up():
+    runs = []
+
+    def way(name, seconds):
+        return lambda: (runs.append(name), time.sleep(seconds))
+
+    assert fastest({"slow": way("slow", 0.05), "fast": way("fast", 0.005)}) == "fast"
+    assert runs.count("fast") == 8 and runs.count("slow") == 3
 
 
 def test_help_lists_every_option_with_its_default_and_range(capsys):
