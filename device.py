@@ -25,8 +25,8 @@ def choose_device(wanted):
 def fastest(ways, rounds=8):
     """The name of the way that ran fastest in its best round: {name: function without arguments} -> name.
 
-    They take turns, so that a busy machine slows all alike; the first round only warms up, and a way that proves
-    three times slower is given up. Each function must return after its work is done, on a GPU too.
+    They take turns, so that a busy machine slows all alike; the first round only warms up, and a way that
+    proves three times slower is given up. Each function must return after its work is done, on a GPU too.
     """
     best = dict.fromkeys(ways, float("inf"))
     for k in range(rounds):
