@@ -19,20 +19,21 @@ LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
          "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
 GAP = 2                          # pixels between the pictures of a grid
 MOST_PIXELS = 6000               # width of the largest panel, in pixels
+COMPRESSION = 3                  # of PNG files: half the time of the default 6, and 7 % more bytes
 
 
 def _save_figure(fig, paths, dpi=300):
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
-                 else {"pil_kwargs": {"compress_level": 3}})    # half the time of the default, 7 % more bytes
+                 else {"pil_kwargs": {"compress_level": COMPRESSION}})
         fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02, **extra)
         write_atomic(path, buffer.getvalue())
 
 
 def _save_picture(picture, path):
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", compress_level=COMPRESSION)
     write_atomic(path, buffer.getvalue())
 
 

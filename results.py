@@ -50,14 +50,13 @@ def reconstruction(net, z, images, mse_sigma):
             "psnr": (10 * torch.log10(4 / mse)).mean().item()}
 
 
-def measure(net, z, images, config):
+def measure(net, z, images, samples, config):
     """The numbers of metrics.json that say how good a generator and its latents are, in float32.
 
     sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
     images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and
     10th percentile.
     """
-    samples = sample_images(net, config)
     distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
     nearest = distances.min(1).values / images[0].numel()
     nearest_psnr = 10 * torch.log10(4 / nearest)
@@ -97,23 +96,34 @@ def panel_latents(columns, rows, nz):
     return z
 
 
-def draw_snapshot(net, z, images, config, folder, prefix=""):
-    """Reconstructions, samples and the panel, as PREFIXrecon.png, PREFIXsamples.png and PREFIXinterp.png."""
-    shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
-    figures.save_recon(images[shown], generate(net, z[shown.to(z.device)]), folder / f"{prefix}recon.png")
-    figures.save_images(sample_images(net, config), folder / f"{prefix}samples.png")
+def panel(net, z, config):
+    """The cells of the interpolation panel, row by row from the top left, and its axes z_1 and z_2."""
     columns, rows = panel_axes(panel_range(z, config.prior_sigma), config.ninterp, config.nz)
-    cells = generate(net, panel_latents(columns, rows, config.nz).to(z.device))
-    suffixes = (".png",) if prefix else (".png", ".pdf")
-    figures.save_interp(cells, columns, rows, [folder / f"{prefix}interp{suffix}" for suffix in suffixes])
+    return generate(net, panel_latents(columns, rows, config.nz).to(z.device)), columns, rows
+
+
+def draw_recon(net, z, images, path):
+    """Training images and their reconstructions; of a large folder, evenly spaced ones."""
+    shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
+    figures.save_recon(images[shown], generate(net, z[shown.to(z.device)]), path)
+
+
+def draw_snapshot(net, z, images, config, folder, epoch):
+    """Reconstructions, samples and the plain panel: EPOCH_recon.png, EPOCH_samples.png, EPOCH_interp.png."""
+    draw_recon(net, z, images, folder / f"{epoch:04d}_recon.png")
+    figures.save_images(sample_images(net, config), folder / f"{epoch:04d}_samples.png")
+    figures.save_images(panel(net, z, config)[0], folder / f"{epoch:04d}_interp.png", config.ninterp)
 
 
 def write_start(net, z, images, history, config, folder):
     """All results of one finished start in its folder: every figure, then metrics.json."""
-    draw_snapshot(net, z, images, config, folder)
+    samples = sample_images(net, config)
+    draw_recon(net, z, images, folder / "recon.png")
+    figures.save_images(samples, folder / "samples.png")
+    figures.save_interp(*panel(net, z, config), [folder / "interp.png", folder / "interp.pdf"])
     figures.plot_stats({folder.name: history}, [folder / "loss.png", folder / "loss.pdf"])
     figures.plot_latents(z, images, config.prior_sigma, folder / "latents.pdf")
-    metrics = measure(net, z, images, config)
+    metrics = measure(net, z, images, samples, config)
     metrics |= {"panel_range": panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
                 "n_images": len(images), "img_size": config.img_size}

@@ -133,7 +133,7 @@ class Recorder:
                                       f"python abp.py --resume {self.folder.parent}")
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
-                                          f"{epoch:04d}_")
+                                          epoch)
                 if not last and epoch % config.n_stats == 0:
                     plot_stats({model.start: model.history}, [self.folder / "loss.png"])
 

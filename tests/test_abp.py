@@ -320,11 +320,11 @@ def test_the_log_tells_the_float32_psnr_at_the_latents_of_the_epoch(make_model):
 def test_metrics_are_what_they_are_called(make_model):
     model = make_model(n_epochs=2)
     list(model.train())
-    m = results.measure(model.net, model.z, model.images, model.config)
+    samples = results.sample_images(model.net, model.config)
+    m = results.measure(model.net, model.z, model.images, samples, model.config)
     error = (model.net(model.z) - model.images).detach().square().mean((1, 2, 3))
     assert m["psnr"] == pytest.approx((10 * torch.log10(4 / error)).mean().item(), abs=1e-3)
     assert m["z_mean_square"] == pytest.approx(model.z.square().mean().item(), rel=1e-5)
-    samples = results.sample_images(model.net, model.config)
     nearest = [max(10 * math.log10(4 / (s - x).square().mean()) for x in model.images) for s in samples]
     assert m["sample_nearest_psnr"] == pytest.approx(sum(nearest) / len(nearest), abs=1e-3)
     assert m["sample_nearest_psnr_p10"] == pytest.approx(torch.tensor(nearest).quantile(0.1).item(), abs=1e-2)
