@@ -29,7 +29,7 @@ import results
 import run
 from device import choose_device, fastest
 from models import MIN_SIZE, GenNet
-from options import UserError, check, option, parse_args
+from options import UserError, check, exit_status, option, parse_args
 from samplers import langevin, langevin_acceptance, smmala
 from utils import (
     get_rng,
@@ -361,32 +361,13 @@ def data_folder(config):
 
 
 def main(argv=None):
-    """Run the command line -> exit status: 0, 2 after a user's error (one line on stderr), 130 if stopped."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)   # torch's
-    try:
-        config, given = parse_args(Config, argv, description=__doc__)
-        train(config, given)
-        return 0
-    except UserError as error:
-        print(f"abp.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"abp.py: error: {error.filename or 'a file'}: {error.strerror}; check its permissions and the "
-              "room on the disk; a run that had begun goes on with --resume", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "allocate memory" not in str(error):
-            raise
-        print("abp.py: error: out of memory; try a smaller --batch_size, --img_size, --prior_draws or --nz",
-              file=sys.stderr)
-        return 2
-    except run.Interrupted as stop:
-        print(f"abp.py: {stop}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("abp.py: stopped; a run that had begun goes on with --resume and its folder", file=sys.stderr)
-        return 130
+    """Run the command line -> exit status: 0, 2 after an error (one line on stderr), 130 if stopped."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)   # torch's own
+
+    def action():
+        train(*parse_args(Config, argv, description=__doc__))
+
+    return exit_status("abp.py", action)
 
 
 def train(config, given=frozenset()):

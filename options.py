@@ -3,10 +3,15 @@ import argparse
 import dataclasses
 import difflib
 import math
+import sys
 
 
 class UserError(Exception):
     """Something only the user can mend: one line that names the file or option and the remedy."""
+
+
+class Interrupted(Exception):
+    """The user stopped the program, and nothing is lost; the message says how to go on."""
 
 
 def option(default, meaning, low=None, high=None, choices=None):
@@ -70,3 +75,28 @@ def parse_args(config_class, argv=None, description=None, prog="abp.py"):
         except ValueError:
             raise UserError(f"--{name} must be {allowed(types[name])}, not {text!r}") from None
     return config_class(**values), set(given)
+
+
+def exit_status(program, action):
+    """Call action() -> 0; after an error that a user can mend, one line on stderr -> 2; stopped -> 130."""
+    def fail(message, status):
+        print(f"{program}: {message}", file=sys.stderr)
+        return status
+
+    try:
+        action()
+    except UserError as error:
+        return fail(f"error: {error}", 2)
+    except OSError as error:
+        return fail(f"error: {error.filename or 'a file'}: {error.strerror or error}; check its permissions and "
+                    "the room on the disk; a run that had begun goes on with --resume", 2)
+    except (MemoryError, RuntimeError) as error:
+        signs = ("out of memory", "allocate memory")
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in signs):
+            raise
+        return fail("error: out of memory; try a smaller --batch_size, --img_size, --prior_draws or --nz", 2)
+    except Interrupted as stop:
+        return fail(str(stop), 130)
+    except KeyboardInterrupt:
+        return fail("stopped; a run that had begun goes on with --resume and its folder", 130)
+    return 0

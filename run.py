@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import results
 from figures import plot_stats
-from options import UserError
+from options import Interrupted, UserError
 from utils import (
     hash_images,
     load_checkpoint,
@@ -25,10 +25,6 @@ from utils import (
 )
 
 MAY_CHANGE = {"resume", "data", "n_epochs", "n_log", "n_plot", "n_stats"}   # what a resumed run may be given
-
-
-class Interrupted(Exception):
-    """The user stopped the run; the checkpoint is saved."""
 
 
 # ------------------------------------------------------------------------------------------- the run's record

@@ -6,7 +6,7 @@ import pytest
 
 from abp import Config, main
 from device import fastest
-from options import UserError, parse_args
+from options import Interrupted, UserError, exit_status, parse_args
 
 
 def refusal(capsys, *argv):
@@ -58,6 +58,26 @@ def test_a_configuration_made_in_python_is_checked_too():
             Config(**bad)
     with pytest.raises(AttributeError):
         Config().lr = 1.0
+
+
+@pytest.mark.parametrize("error, status, words", [
+    (UserError("--lr is odd"), 2, "error: --lr is odd"), (Interrupted("go on with X"), 130, "go on with X"),
+    (KeyboardInterrupt(), 130, "--resume"), (MemoryError(), 2, "--batch_size"),
+    (RuntimeError("can't allocate memory: 9 bytes"), 2, "--batch_size"),
+    (PermissionError(13, "Permission denied", "log.txt"), 2, "log.txt: Permission denied")])
+def test_errors_end_in_one_line_and_a_status(capsys, error, status, words):
+    def action():
+        raise error
+    assert exit_status("abp.py", action) == status
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("abp.py: ") and words in err
+
+
+def test_a_mistake_of_the_program_itself_is_not_hidden():
+    def action():
+        raise RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        exit_status("abp.py", action)
 
 
 def test_the_fastest_way_is_found_and_a_slow_one_given_up():
