@@ -88,8 +88,9 @@ def exit_status(program, action):
     except UserError as error:
         return fail(f"error: {error}", 2)
     except OSError as error:
-        return fail(f"error: {error.filename or 'a file'}: {error.strerror or error}; check its permissions and "
-                    "the room on the disk; a run that had begun goes on with --resume", 2)
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        return fail(f"error: {what}; check its permissions and the room on the disk; a run that had begun "
+                    "goes on with --resume", 2)
     except (MemoryError, RuntimeError) as error:
         signs = ("out of memory", "allocate memory")
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in signs):

@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from options import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-CHECKPOINT_KEYS = {"config", "epoch", "generator", "optimizer", "z", "image_names", "history", "rng"}
+CHECKPOINT = {"config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
+              "image_names": list, "history": list, "rng": dict}                    # what it holds
 
 
 def set_seed(seed):
@@ -222,7 +223,7 @@ def write_table(path, rows):
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 def save_checkpoint(path, checkpoint):
-    """Write a checkpoint (a dict of plain types and tensors, keys CHECKPOINT_KEYS) atomically."""
+    """Write a checkpoint (a dict of plain types and tensors, see CHECKPOINT) atomically."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_atomic(path, buffer.getvalue())
@@ -242,6 +243,7 @@ def load_checkpoint(path):
                         "use a checkpoint that this program wrote") from None
     except Exception:                  # random bytes make torch.load raise nearly anything
         raise UserError(f"{path}: is damaged; delete it and --resume to train this start anew") from None
-    if not isinstance(checkpoint, dict) or not CHECKPOINT_KEYS <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not all(
+            isinstance(checkpoint.get(name), kind) for name, kind in CHECKPOINT.items()):
         raise UserError(f"{path}: is not a checkpoint of this program; use one that it wrote")
     return checkpoint
