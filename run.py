@@ -120,18 +120,18 @@ class Recorder:
                 bar.set_postfix(loss=f"{row['loss']:.1f}", psnr=f"{row['psnr']:.2f}", refresh=False)
                 bar.update()
                 last = epoch == config.n_epochs
-                if last or stop.requested or epoch % config.n_log == 0:
-                    self.save()
-                    log(self.folder.parent,
-                        f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
-                if stop.requested:
-                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start; go on with: "
-                                      f"python abp.py --resume {self.folder.parent}")
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
                                           epoch)
                 if not last and epoch % config.n_stats == 0:
                     plot_stats({model.start: model.history}, [self.folder / "loss.png"])
+                if last or stop.requested or epoch % config.n_log == 0:
+                    self.save()              # after the pictures, so that a kill between cannot lose one
+                    log(self.folder.parent,
+                        f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
+                if stop.requested:
+                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start; go on with: "
+                                      f"python abp.py --resume {self.folder.parent}")
 
     def finish(self):
         """Draw every figure and measure; returns the metrics."""
