@@ -297,15 +297,7 @@ class ABP:
                 "image_names": self.names, "history": self.history, "rng": get_rng(self.device)}
 
     def restore(self, checkpoint, path):
-        """Go back to a checkpoint that was read from `path`. Raises UserError if it is of another run."""
-        theirs, ours = checkpoint["config"], dataclasses.asdict(self.config)
-        differs = [k for k in ours if k not in run.MAY_CHANGE and theirs.get(k) != ours[k]]
-        if differs or checkpoint["image_names"] != self.names:
-            what = f"--{differs[0]}" if differs else "the images"
-            raise UserError(f"{path}: was made with another configuration ({what}); put the right file back "
-                            "or delete it, and --resume")
-        if checkpoint["epoch"] > self.config.n_epochs:
-            raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
+        """Go back to a checkpoint that was read from `path`. Raises UserError if its contents do not fit."""
         load_weights(self.net, checkpoint, path)
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])

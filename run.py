@@ -78,6 +78,18 @@ def same_images(record, data):
                             "restore the images or start a new run")
 
 
+def same_run(checkpoint, config, names, path):
+    """Raise UserError unless a checkpoint read from `path` is of this configuration and these images."""
+    theirs, ours = checkpoint["config"], dataclasses.asdict(config)
+    differs = [k for k in ours if k not in MAY_CHANGE and theirs.get(k) != ours[k]]
+    if differs or checkpoint["image_names"] != names:
+        what = f"--{differs[0]}" if differs else "the images"
+        raise UserError(f"{path}: was made with another configuration ({what}); put the right file back or "
+                        "delete it, and --resume")
+    if checkpoint["epoch"] > config.n_epochs:
+        raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
+
+
 def point_report_to(folder, parent):
     """Write parent/latest.tex, LaTeX's path to the newest run's figures, if the run lies in parent."""
     if Path(folder).resolve().parent == Path(parent).resolve():
@@ -99,8 +111,11 @@ class Recorder:
     def __init__(self, model, folder):
         self.model, self.config, self.folder = model, model.config, folder
         (folder / "epochs").mkdir(parents=True, exist_ok=True)
-        if (folder / "checkpoint.pt").exists():
-            model.restore(load_checkpoint(folder / "checkpoint.pt"), folder / "checkpoint.pt")
+        path = folder / "checkpoint.pt"
+        if path.exists():
+            checkpoint = load_checkpoint(path)
+            same_run(checkpoint, model.config, model.names, path)
+            model.restore(checkpoint, path)
         else:
             self.save()                                  # so that a run killed in its first epochs resumes
         write_table(folder / "log.csv", model.history)   # rows later than the checkpoint will come again
