@@ -19,18 +19,17 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch.func import jvp, vmap
 
 import results
 import run
 from device import choose_device, fastest
 from models import MIN_SIZE, GenNet
 from options import UserError, check, exit_status, option, parse_args
-from samplers import langevin, langevin_acceptance, smmala
+from posterior import Posterior, frozen
+from samplers import TARGET_GRADIENT, langevin, mala, smmala
 from utils import (
     get_rng,
     load_checkpoint,
@@ -38,10 +37,14 @@ from utils import (
     sample_gaussian_prior,
     set_rng,
     set_seed,
-    squared_distances,
 )
 
 ROOT = Path(__file__).resolve().parent
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
+# acceptance that automatic step sizes seek; Eq. 6, which takes every step, needs small ones for a small bias
+TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
+MOST_AGE = 10          # the generator moves on, so adaptation during training fades no further than this
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,14 @@ class Config:
                                    "images, large to spread each over more of the latent plane", 1e-3, 1e4)
     sigma_start: float = option(20.0, "sigma at the first epoch, if above mse_sigma, which it reaches after "
                                       "60 % of the epochs", 1e-3, 1e4)
+    sampler: str = option("auto", "langevin is Eq. 6 as it stands, mala adds an accept step, smmala a metric "
+                                  "too; auto: langevin if langevin_step_size is given, else smmala",
+                          choices=("auto", *SAMPLERS))
     langevin_num_steps: int = option(1, "Langevin steps per inference", 1, 10**5)
-    langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z; 0: fitted "
-                                            "to each image, with an accept step (manifold MALA)", 0, 10)
+    langevin_step_size: float = option(0.0, "s of Eq. 6, std of the noise of a step in units of z (smmala: "
+                                            "of the posterior's width); 0: adapted for each image", 0, 10)
+    cold_sigma: float = option(0.0, "sigma at the first step of a cold chain, if above the epoch's, which it "
+                                    "reaches at the last step (tempering along the chain)", 0, 1e4)
     prior_draws: int = option(96, "draws of the prior that compete by likelihood to be a cold chain's start, "
                                   "or with a warm chain's state; 0: a plain draw, or the state", 0, 10**5)
     # what is written
@@ -101,6 +109,16 @@ class Config:
     @property
     def starts(self):
         return ("warm", "cold") if self.start == "both" else (self.start,)
+
+    @property
+    def chosen_sampler(self):
+        """The sampler, with auto resolved."""
+        return self.sampler if self.sampler != "auto" else "langevin" if self.langevin_step_size else "smmala"
+
+    @property
+    def first_step(self):
+        """The step size with which chains begin: the given one, or where its adaptation starts."""
+        return self.langevin_step_size or (1.0 if self.chosen_sampler == "smmala" else 0.1 * self.prior_sigma)
 
     def sigma(self, epoch):
         """sigma of Eq. 3 in an epoch: geometric from sigma_start to mse_sigma over the first 60 %."""
@@ -121,7 +139,7 @@ class ABP:
 
     def __init__(self, config, images, start="warm", device="cpu", precision="fp32", names=None):
         self.config, self.images, self.start = config, images, start
-        self.device, self.precision = torch.device(device), precision
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.names = names or [f"image {i}" for i in range(len(images))]
         set_seed(config.seed)
         self.net = GenNet(config.nz, config.img_size, config.hidden, config.width)
@@ -129,106 +147,62 @@ class ABP:
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
         self.z = sample_gaussian_prior(len(images), config.nz, config.prior_sigma).to(self.device)
-        self.epoch, self.history = 0, []
-
-    # ---- the model
-
-    def g(self, z):
-        """The generator in the chosen precision: z (n, nz) -> images (n, 3, S, S), float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            images = self.net(z)
-        return images.float()
-
-    def energy(self, z, x, sigma):
-        """U(z) = |x - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3).
-
-        z (n, nz), x (n, 3, S, S) -> (n,), one value per chain.
-        """
-        return self._energy(z, self.g(z) - x, sigma)
-
-    def local(self, z, x, sigma):
-        """U(z) (n,), dU/dz (n, nz), and the metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz), J = dg/dz.
-
-        J comes from forward differentiation: one tangent for each latent coordinate, no graph.
-        """
-        def along(direction):
-            return jvp(self.g, (z,), (direction.expand_as(z),))
-
-        axes = torch.eye(z.shape[1], device=z.device)
-        with torch.no_grad():
-            parts = [vmap(along, out_dims=(None, 0))(part) for part in axes.split(8)]    # 8: less memory
-        residual, jacobian = parts[0][0] - x, torch.cat([j for _, j in parts])           # J: (nz, n, 3, S, S)
-        pull = torch.stack([(j * residual).sum((1, 2, 3)) for j in jacobian], 1) / sigma**2
-        metric = torch.einsum("anchw,bnchw->nab", jacobian, jacobian) / sigma**2
-        return (self._energy(z, residual, sigma), pull + z / self.config.prior_sigma**2,
-                metric + axes / self.config.prior_sigma**2)
-
-    def _energy(self, z, residual, sigma):
-        return (residual.square().sum((1, 2, 3)) / (2 * sigma**2)
-                + z.square().sum(1) / (2 * self.config.prior_sigma**2))
+        self.step = torch.full_like(self.z[:, 0], config.first_step)      # of each image's chain
+        self.epoch, self.passes, self.history = 0, 0, []
 
     # ---- step 1: infer
 
+    def posterior(self, x, sigma=None):
+        """p(z | x) of the generator as it stands, for images x (n, 3, S, S); sigma defaults to mse_sigma."""
+        config = self.config
+        net = frozen(self.net, self.dtype)
+        return Posterior(net, x, sigma or config.mse_sigma, config.prior_sigma, self.dtype)
+
     def sample_langevin(self, z, x, sigma=None):
-        """Chains from z (n, nz) for images x (n, 3, S, S) -> z (n, nz), acceptance (n,), step size (n,).
+        """Chains of langevin_num_steps steps from z (n, nz) for images x (n, 3, S, S) -> Chains."""
+        return self._sample(self.posterior(x, sigma), z, self.config.first_step)
 
-        sigma defaults to mse_sigma. langevin_step_size > 0: Eq. 6 as it stands, and the acceptance is what a
-        Metropolis test would have said. 0: simplified manifold MALA, whose step size is reported along the
-        direction of largest curvature.
-        """
-        n_steps, s = self.config.langevin_num_steps, self.config.langevin_step_size
-        sigma = sigma or self.config.mse_sigma
-        if s == 0:
-            z, acceptance, metric = smmala(lambda z: self.local(z, x, sigma), z, n_steps)
-            curvature = torch.linalg.eigvalsh(torch.nan_to_num(metric))[:, -1]
-            return z, acceptance, curvature.clamp(min=1e-30).rsqrt()
-        trace = []
-        z = langevin(lambda z: self.energy(z, x, sigma), z, n_steps, s, lambda _, *state: trace.append(state))
-        tests = [langevin_acceptance(*old, *new, s) for old, new in pairwise(trace)]
-        return z, torch.stack(tests).mean(0), torch.full_like(z[:, 0], s)
+    def _sample(self, posterior, z, step):
+        config, name = self.config, self.config.chosen_sampler
+        target = None if config.langevin_step_size else TARGETS[name]
+        runs = []
+        for sigma, n_steps in self._ladder(posterior.sigma):
+            density = posterior.at(sigma).local if name == "smmala" else posterior.at(sigma).energy
+            runs.append(SAMPLERS[name](density, z, n_steps, step, target, min(self.epoch, MOST_AGE)))
+            z, step = runs[-1].z, runs[-1].step
+        return runs[-1]._replace(passes=sum(chains.passes for chains in runs))
 
-    def resample(self, x, sigma, current=None):
-        """Global move: for each image x (n, 3, S, S) one of prior_draws draws of the prior -> z (n, nz).
+    def _ladder(self, sigma):
+        """The sigmas along a chain and the steps at each: (sigma, langevin_num_steps), unless tempered."""
+        n_steps, hot = self.config.langevin_num_steps, self.config.cold_sigma
+        if self.start == "warm" or hot <= sigma or n_steps == 1:
+            return [(sigma, n_steps)]
+        return [(hot ** (1 - k / (n_steps - 1)) * sigma ** (k / (n_steps - 1)), 1) for k in range(n_steps)]
 
-        The draws are shared by the images; each chooses with probability proportional to its likelihood.
-        Alone, this is sampling-importance-resampling (Rubin 1987): a cold chain starts from its result. With
-        the state `current` (n, nz) of a warm chain among the candidates it is iterated
-        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a
-        chain can leave a poor local mode.
-        """
-        draws = self._prior(self.config.prior_draws)
-        with torch.no_grad():
-            squared_error = torch.cat([squared_distances(x, self.g(part)) for part in draws.split(64)], 1)
-            if current is not None:
-                own = (self.g(current) - x).square().sum((1, 2, 3))
-                squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
-        gumbel = -torch.empty_like(squared_error).exponential_().log()   # the argmax draws from a softmax
-        chosen = (gumbel - squared_error / (2 * sigma**2)).argmax(1)
-        if current is None:
-            return draws[chosen]
-        stays = chosen == len(draws)
-        return torch.where(stays.unsqueeze(1), current, draws[chosen.clamp(max=len(draws) - 1)])
-
-    def chain_start(self, index, x, sigma):
-        """Where the chains of the images `index` (m,), x (m, 3, S, S), start in this epoch -> z (m, nz).
+    def chain_start(self, posterior, current):
+        """Where the chains of an epoch start -> z (n, nz); current (n, nz) is where they stood.
 
         Warm: where they stood, or a better place if the global move finds one. Cold: anew from the prior.
         """
-        current = self.z[index] if self.start == "warm" else None
-        if self.config.prior_draws:
-            return self.resample(x, sigma, current)
-        return self._prior(len(x)) if current is None else current
+        n = len(current)
+        if self.start == "cold":
+            current = None
+        if not self.config.prior_draws:
+            return self._prior(n) if current is None else current
+        self.passes += self.config.prior_draws + (0 if current is None else n)
+        return posterior.resample(self._prior(self.config.prior_draws), current)
 
     def _prior(self, n):
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
 
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z -> acceptance (m,), step size (m,)."""
-        x, sigma = self._batch(index), self.config.sigma(self.epoch)
-        z, acceptance, step = self.sample_langevin(self.chain_start(index, x, sigma), x, sigma)
-        self._check_finite(z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
-        self.z[index] = z
-        return acceptance, step
+        posterior = self.posterior(self._batch(index), self.config.sigma(self.epoch))
+        chains = self._sample(posterior, self.chain_start(posterior, self.z[index]), self.step[index])
+        self._check_finite(chains.z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
+        self.z[index], self.step[index] = chains.z, chains.step
+        self.passes += chains.passes * len(index)
+        return chains.acceptance, chains.step
 
     # ---- step 2: learn
 
@@ -239,13 +213,14 @@ class ABP:
         """
         x, z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
-        squared_error = (x - self.g(z)).square().sum((1, 2, 3))
+        squared_error = (x - self.net(z, self.dtype).float()).square().sum((1, 2, 3))
         self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (a smaller one)")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
         self.optimizer.zero_grad(set_to_none=True)
         (squared_error.mean() / x[0].numel()).backward()     # Eq. 7 up to a factor, to which Adam is blind
         self.optimizer.step()
+        self.passes += 3 * len(index)                        # forward, backward to the inputs, to the weights
         norm = torch.stack([p.grad.norm() for p in self.net.parameters()]).norm()
         return norm * x[0].numel() / (2 * self.config.mse_sigma**2)
 
@@ -253,7 +228,7 @@ class ABP:
         """The algorithm, from self.epoch to n_epochs. Yields a row of the log (a dict) after each epoch."""
         config, n = self.config, len(self.images)
         while self.epoch < config.n_epochs:
-            began, found, norms = time.perf_counter(), [], []
+            began, found, norms, self.passes = time.perf_counter(), [], [], 0
             order = torch.randperm(n).to(self.device)
             for index in order.tensor_split(math.ceil(n / config.batch_size)):
                 found.append(torch.stack(self.infer(index)))                              # step 1, Eq. 6
@@ -276,7 +251,8 @@ class ABP:
             row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
         return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
                       "step": step.mean().item(), "accept": acceptance.mean().item(),
-                      "unstable": (acceptance < 0.01).float().mean().item()}
+                      "unstable": (acceptance < 0.01).float().mean().item(),
+                      "passes": self.passes / len(self.images)}
 
     def _batch(self, index):
         return self.images[index.cpu()].to(self.device, memory_format=torch.channels_last)
@@ -294,6 +270,7 @@ class ABP:
         """A checkpoint: plain types and tensors, all that `restore` needs to go on bit for bit."""
         return {"config": dataclasses.asdict(self.config), "epoch": self.epoch,
                 "generator": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "z": self.z,
+                "step": self.step,
                 "image_names": self.names, "history": self.history, "rng": get_rng(self.device)}
 
     def restore(self, checkpoint, path):
@@ -302,6 +279,7 @@ class ABP:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.z.copy_(checkpoint["z"])
+            self.step.copy_(checkpoint["step"])
             set_rng(checkpoint["rng"], self.device)
         except (RuntimeError, TypeError, ValueError, KeyError) as error:
             raise UserError(f"{path}: is damaged ({error}); delete it and --resume to train anew") from None

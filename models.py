@@ -3,6 +3,9 @@ import math
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+
+from deconv import Deconv
 
 MIN_SIZE = 16          # the smallest picture: two deconvolutions from 4 x 4
 
@@ -15,7 +18,7 @@ class GenNet(nn.Module):
     nz        dimension of the latent, at least 1
     img_size  side of the picture in pixels, a power of two from 16
     hidden    units of the layer that reads z: more of them let the map from z bend more
-    width     channels at 64 x 64; twice as many at half the side, half at twice, 16 at least
+    width     channels at 64 x 64; twice as many at half the side, half at twice, from 16 to 8 width
 
     Raises ValueError where a size is out of range.
     """
@@ -28,7 +31,7 @@ class GenNet(nn.Module):
             raise ValueError(f"img_size must be a power of two from {MIN_SIZE}, not {img_size}")
 
         def channels(side):
-            return max(16, 64 * width // side)
+            return min(8 * width, max(16, 64 * width // side))
 
         n_deconv = int(math.log2(img_size // 4))
         sides = [4 * 2**k for k in range(n_deconv)]
@@ -37,12 +40,12 @@ class GenNet(nn.Module):
             nn.Linear(hidden, channels(4) * 16),
             # normalised, so that the code does not grow beyond the data and no picture burns out there
             nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),
-            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 512, 4, 4)
+            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 256, 4, 4)
         )
         layers = []
         for side in sides[:-1]:                                      # (n, c, side, side) -> twice the side
-            layers += [nn.ConvTranspose2d(channels(side), channels(2 * side), 4, 2, 1), nn.GELU()]
-        layers += [nn.ConvTranspose2d(channels(sides[-1]), 3, 4, 2, 1), nn.Tanh()]
+            layers += [Deconv(channels(side), channels(2 * side)), nn.Hardswish()]
+        layers += [Deconv(channels(sides[-1]), 3), nn.Tanh()]
         self.deconv = nn.Sequential(*layers)
         self._initialise()
 
@@ -51,7 +54,7 @@ class GenNet(nn.Module):
             if isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, std=math.sqrt(2 / m.in_features))
                 nn.init.zeros_(m.bias)
-            elif isinstance(m, nn.ConvTranspose2d):
+            elif isinstance(m, Deconv):
                 # 4 of the 16 taps meet each output
                 nn.init.normal_(m.weight, std=math.sqrt(2 / (4 * m.in_channels)))
                 nn.init.zeros_(m.bias)
@@ -61,5 +64,27 @@ class GenNet(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.3)                # start near grey, far from where tanh saturates
 
-    def forward(self, z):
-        return self.deconv(self.code(z))         # (n, nz) -> (n, 512, 4, 4) -> (n, 3, img_size, img_size)
+    def forward(self, z, dtype=torch.float32):
+        """dtype is that of the deconvolutions; a latent rounded to bf16 would leave its own posterior."""
+        return self.deconv(self.code(z).to(dtype))       # (n, nz) -> (n, 256, 4, 4) -> (n, 3, S, S)
+
+    @torch.no_grad()
+    def jacobian(self, z, dtype=torch.float32):
+        """g(z) (n, 3, S, S) and J = dg/dz (nz, n, 3, S, S), by forward differentiation, in 1 + nz passes.
+
+        One tangent for each latent coordinate goes through the layers beside the images, without a graph.
+        """
+        with forward_ad.dual_level():
+            axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            axes = axes.unsqueeze(1).repeat(1, len(z), 1)                                   # (nz, n, nz)
+            duals = [forward_ad.unpack_dual(self.code(forward_ad.make_dual(z, axis))) for axis in axes]
+        h, tangents = duals[0].primal.to(dtype), torch.stack([dual.tangent for dual in duals]).to(dtype)
+        for layer in self.deconv:
+            if isinstance(layer, Deconv):
+                h, tangents = layer(h), layer.tangent(tangents.flatten(0, 1)).unflatten(0, axes.shape[:2])
+            elif isinstance(layer, nn.Hardswish):    # no mixing of pixels: what backward gives is the tangent
+                h, tangents = layer(h), torch.ops.aten.hardswish_backward(tangents, h.expand_as(tangents))
+            else:
+                h = layer(h)
+                tangents = torch.ops.aten.tanh_backward(tangents, h)
+        return h, tangents

@@ -1,116 +1,222 @@
 """Markov chains for a density exp(-U(z)) known up to a constant: pure functions, many chains at once.
 
-Each row of z is a chain of its own, and chains never mix. Device and dtype follow z; noise comes from torch's
-global generator.
+Each row of z is a chain of its own, and chains never mix. A state may be a latent (n, d), an image
+(n, 3, S, S) or anything else; device and dtype follow z, noise comes from torch's global generator.
+
+    langevin   unadjusted Langevin, Eq. 6 of the handout                            biased
+    mala       the same proposal with a Metropolis-Hastings test (Besag 1994; Roberts and Tweedie 1996)
+    smmala     MALA in a metric (Girolami and Calderhead 2011)
+    rw_mh      random-walk Metropolis, no gradient
+
+Step sizes are per chain. With a `target` each is adapted after every step,
+
+    log s <- log s + (age + k)^-0.6 (acceptance probability - target),   k = 1, 2, ...
+
+(Robbins and Monro; Andrieu and Thoms 2008): the gains fade, so that the limit is still exp(-U). Theory's
+targets for many dimensions are .574 with a gradient (Roberts and Rosenthal 1998) and .234 without one
+(Roberts, Gelman and Gilks 1997).
+
+The cost is counted in network passes per chain: a forward pass is one, so are a backward pass to the state
+and a tangent of forward differentiation.
 """
 import math
 from typing import NamedTuple
 
 import torch
 
+TARGET_GRADIENT, TARGET_WALK = 0.574, 0.234
 
-def langevin(neg_log_density, z, n_steps, s, callback=None):
+
+class Chains(NamedTuple):
+    """What every sampler returns."""
+    z: torch.Tensor                # (n, ...) states, detached
+    acceptance: torch.Tensor       # (n,) mean acceptance probability; nan after no step
+    step: torch.Tensor             # (n,) step sizes, after the last adaptation
+    passes: int                    # network passes per chain
+
+
+def langevin(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
     """z <- z - s^2/2 dU/dz + s e,  e ~ N(0, I)        (unadjusted Langevin; Eq. 6 of the handout)
 
-    neg_log_density  z (n, d) -> U (n,), one value per chain
-    z                (n, d) starting states
-    s                step size in units of z, the std of each step's noise: a float, or (n, 1), one per chain
-    callback         called as callback(step, z, U, dU/dz), all detached, before each step and after the last
-    Returns (n, d), detached. A diverging chain is returned as it is, inf or nan: the caller checks.
+    neg_log_density  z (n, ...) -> U (n,), one value per chain
+    z                (n, ...) starting states
+    step             s, std of each step's noise, in units of z: a float, or (n,), one per chain
+    target, age      acceptance at which to keep each step size, and the steps adapted before; None: fixed
+    callback         called after each step as callback(k, z, U, acceptance probability (n,)), all detached
+    Returns Chains; every step is taken, and the acceptance is what a Metropolis test would have said: near 1
+    where s is small enough, near 0 where the chain has become unstable. A diverging chain is returned as it
+    is, inf or nan: the caller checks.
 
     Stable only while s^2 lambda < 4, lambda the largest curvature of U. On a Gaussian of curvature lambda the
     stationary variance is 1 / (lambda (1 - s^2 lambda / 4)) instead of 1 / lambda.
     """
-    z = z.detach()
-    for step in range(n_steps):
-        energy, grad = _energy_and_grad(neg_log_density, z)
-        if callback is not None:
-            callback(step, z, energy, grad)
-        z = z - s**2 / 2 * grad + s * torch.randn_like(z)
-    if callback is not None:
-        callback(n_steps, z, *_energy_and_grad(neg_log_density, z))
-    return z
+    kernel = _Langevin(neg_log_density, keep_all=True)
+    return _run(kernel, z, n_steps, step, target, age, callback)
 
 
-def _energy_and_grad(neg_log_density, z):
-    z = z.detach().requires_grad_(True)
-    energy = neg_log_density(z)
-    (grad,) = torch.autograd.grad(energy.sum(), z)        # sum, not mean: each chain keeps its own gradient
-    return energy.detach(), grad
+def mala(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
+    """The proposal of `langevin`, accepted with the Metropolis-Hastings probability: exp(-U) is exact.
 
-
-def langevin_acceptance(z, energy, grad, z_new, energy_new, grad_new, s):
-    """min(1, exp(-U(z')) q(z | z') / exp(-U(z)) q(z' | z)) of one step of `langevin` from z to z'.
-
-    What a Metropolis test would say of the step: near 1 where s is small enough for Eq. 6 to sample the
-    density, near 0 where the chain has become unstable. z (n, d), energies (n,), gradients (n, d), s as in
-    `langevin`. Returns (n,), 0 where the ratio is not a number.
+    Arguments and result as of `langevin`. A proposal whose density or gradient is not finite is rejected.
     """
-    forward = (z_new - z + s**2 / 2 * grad).square().sum(1, keepdim=True) / (2 * s**2)
-    backward = (z - z_new + s**2 / 2 * grad_new).square().sum(1, keepdim=True) / (2 * s**2)
-    return _acceptance((energy - energy_new) + (forward - backward).squeeze(1))
+    return _run(_Langevin(neg_log_density), z, n_steps, step, target, age, callback)
 
 
-def smmala(local, z, n_steps, step=1.0, callback=None):
-    """z' ~ N(z - step^2/2 G^-1 dU/dz, step^2 G^-1), accepted with the Metropolis-Hastings probability.
+def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
+    """z' ~ N(z - s^2/2 G^-1 dU/dz, s^2 G^-1), accepted with the Metropolis-Hastings probability.
 
     Simplified manifold MALA (Girolami and Calderhead 2011, Section 5): Langevin steps in the metric G(z),
-    which fits the step to the curvature of each chain in each direction; the accept step keeps exp(-U)
-    exactly invariant.
+    which fits the step to the curvature of each chain in each direction.
 
-    local     z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite
-    z         (n, d) starting states
-    step      dimensionless; 1 suits a density that is nearly Gaussian at the scale of its own width
-    callback  called after each step as callback(step, z, U, dU/dz, acceptance probability (n,))
-    Returns z (n, d), the mean acceptance probability of each chain (n,), and the metric at z (n, d, d).
-    A proposal whose density is not finite is rejected.
+    local   z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite; for the passes it is
+            taken to cost a forward pass and d tangents
+    step    s, dimensionless; 1 suits a density that is nearly Gaussian at the scale of its own width
+    The rest as of `mala`.
     """
-    state = _expand(local, z.detach())
-    total = torch.zeros_like(state.energy)
+    return _run(_ManifoldLangevin(local), z, n_steps, step, target, age, callback)
+
+
+def rw_mh(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
+    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))) (Metropolis et al. 1953).
+
+    Arguments and result as of `mala`.
+    """
+    return _run(_RandomWalk(neg_log_density), z, n_steps, step, target, age, callback)
+
+
+@torch.no_grad()
+def _run(kernel, z, n_steps, step, target, age, callback):
+    z = z.detach()
+    step = torch.as_tensor(step, dtype=z.dtype, device=z.device).expand(len(z)).clone()
+    total = torch.zeros_like(step)
+    state = kernel.expand(z) if n_steps else None
     for k in range(n_steps):
-        white = torch.randn_like(state.z).unsqueeze(2)
-        noise = torch.linalg.solve_triangular(state.chol.mT, white, upper=True)
-        new = _expand(local, state.z - step**2 / 2 * state.natural_grad + step * noise.squeeze(2))
-        probability = _acceptance(state.energy - new.energy
-                                  + _log_proposal(new, state.z, step) - _log_proposal(state, new.z, step))
-        state = _where(torch.rand_like(probability) < probability, new, state)
+        s = step.view(-1, *[1] * (z.dim() - 1))
+        noise = torch.randn_like(z)
+        new = kernel.expand(kernel.propose(state, noise, s))
+        log_ratio = kernel.log_ratio(state, new, noise, s).clamp(max=0)
+        probability = torch.nan_to_num(log_ratio, nan=-math.inf).exp()
+        if kernel.keep_all:
+            state = new
+        else:
+            state = _where(torch.rand_like(probability) < probability, new, state)
+        if target is not None:
+            step *= ((age + k + 1) ** -0.6 * (probability - target)).exp()
         total += probability
         if callback is not None:
-            callback(k, state.z, state.energy, state.grad, probability)
-    return state.z, total / max(1, n_steps), state.metric
-
-
-class _Expansion(NamedTuple):
-    """Chains with all that a Langevin proposal in the metric G = L L' needs."""
-    z: torch.Tensor                # (n, d)
-    energy: torch.Tensor           # (n,), inf where anything is not finite or G is not positive definite
-    grad: torch.Tensor             # (n, d)
-    metric: torch.Tensor           # (n, d, d)
-    chol: torch.Tensor             # (n, d, d), L
-    natural_grad: torch.Tensor     # (n, d), G^-1 dU/dz
-
-
-def _expand(local, z):
-    energy, grad, metric = local(z)
-    sound = torch.isfinite(energy) & torch.isfinite(grad).all(1) & torch.isfinite(metric).flatten(1).all(1)
-    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    chol, info = torch.linalg.cholesky_ex(torch.where(sound[:, None, None], metric, eye))
-    sound &= info == 0
-    chol = torch.where(sound[:, None, None], chol, eye)
-    natural_grad = torch.cholesky_solve(torch.where(sound[:, None], grad, 0).unsqueeze(2), chol).squeeze(2)
-    return _Expansion(z, torch.where(sound, energy, math.inf), grad, metric, chol, natural_grad)
-
-
-def _log_proposal(at, to, step):
-    """log q(to | at) up to a constant: (n, d) -> (n,)."""
-    white = (at.chol.mT @ (to - at.z + step**2 / 2 * at.natural_grad).unsqueeze(2)).squeeze(2)
-    return at.chol.diagonal(dim1=1, dim2=2).log().sum(1) - white.square().sum(1) / (2 * step**2)
-
-
-def _acceptance(log_ratio):
-    return torch.nan_to_num(log_ratio.clamp(max=0), nan=-math.inf).exp()
+            callback(k, state.z, state.energy, probability)
+    return Chains(state.z if n_steps else z, total / n_steps if n_steps else total * math.nan, step,
+                  (n_steps + 1) * kernel.cost(z) if n_steps else 0)
 
 
 def _where(mask, new, old):
-    return _Expansion(*(torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
-                        for a, b in zip(new, old, strict=True)))
+    return type(new)(*(torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
+                       for a, b in zip(new, old, strict=True)))
+
+
+class _RandomWalk:
+    """A kernel: how to expand a state, propose from it, and weigh the proposal. `noise` is the white one."""
+    keep_all = False
+
+    class State(NamedTuple):
+        z: torch.Tensor                # (n, ...)
+        energy: torch.Tensor           # (n,), inf where it is not finite
+
+    def __init__(self, neg_log_density):
+        self.neg_log_density = neg_log_density
+
+    def cost(self, z):
+        return 1
+
+    def expand(self, z):
+        energy = self.neg_log_density(z)
+        return self.State(z, torch.where(torch.isfinite(energy), energy, math.inf))
+
+    def propose(self, state, noise, s):
+        return state.z + s * noise
+
+    def log_ratio(self, state, new, noise, s):
+        return state.energy - new.energy
+
+
+class _Langevin:
+    """Langevin proposals with the gradient of U. The reverse step needs the noise s/2 (dU + dU') - noise."""
+
+    class State(NamedTuple):
+        z: torch.Tensor                # (n, ...)
+        energy: torch.Tensor           # (n,), inf where anything is not finite
+        grad: torch.Tensor             # (n, ...), dU/dz
+
+    def __init__(self, neg_log_density, keep_all=False):
+        self.neg_log_density, self.keep_all = neg_log_density, keep_all
+
+    def cost(self, z):
+        return 2
+
+    def expand(self, z):
+        with torch.enable_grad():
+            z = z.detach().requires_grad_(True)
+            energy = self.neg_log_density(z)
+            (grad,) = torch.autograd.grad(energy.sum(), z)     # sum, not mean: each chain keeps its own
+        sound = torch.isfinite(energy) & torch.isfinite(grad.flatten(1)).all(1)
+        if not self.keep_all:                # a start without a gradient walks at random until it has one
+            grad = torch.where(sound.view(-1, *[1] * (grad.dim() - 1)), grad, 0)
+        return self.State(z.detach(), torch.where(sound, energy.detach(), math.inf), grad)
+
+    def propose(self, state, noise, s):
+        return state.z - s**2 / 2 * state.grad + s * noise
+
+    def log_ratio(self, state, new, noise, s):
+        reverse = s / 2 * (state.grad + new.grad) - noise
+        return state.energy - new.energy + _log_normal(reverse) - _log_normal(noise)
+
+
+class _ManifoldLangevin:
+    """Langevin proposals in the metric G = L L'."""
+    keep_all = False
+
+    class State(NamedTuple):
+        z: torch.Tensor                # (n, d)
+        energy: torch.Tensor           # (n,), inf where anything is not finite or G is not positive definite
+        chol: torch.Tensor             # (n, d, d), L
+        natural_grad: torch.Tensor     # (n, d), G^-1 dU/dz
+
+    def __init__(self, local):
+        self.local = local
+
+    def cost(self, z):
+        return 1 + z.shape[1]
+
+    def expand(self, z):
+        energy, grad, metric = self.local(z)
+        sound = torch.isfinite(torch.cat([energy[:, None], grad, metric.flatten(1)], 1)).all(1)
+        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        chol, info = torch.linalg.cholesky_ex(torch.where(sound[:, None, None], metric, eye))
+        sound &= info == 0
+        chol = torch.where(sound[:, None, None], chol, eye)
+        grad = torch.where(sound[:, None], grad, 0).unsqueeze(2)
+        natural_grad = torch.cholesky_solve(grad, chol).squeeze(2)
+        return self.State(z, torch.where(sound, energy, math.inf), chol, natural_grad)
+
+    def propose(self, state, noise, s):
+        return state.z + s * self._move(state, noise, s)
+
+    def _move(self, state, noise, s):
+        """(z' - z) / s = L^-T noise - s/2 G^-1 dU/dz."""
+        colour = torch.linalg.solve_triangular(state.chol.mT, noise.unsqueeze(2), upper=True).squeeze(2)
+        return colour - s / 2 * state.natural_grad
+
+    def log_ratio(self, state, new, noise, s):
+        back = s / 2 * new.natural_grad - self._move(state, noise, s)
+        reverse = (new.chol.mT @ back.unsqueeze(2)).squeeze(2)
+        return (state.energy - new.energy + _log_normal(reverse) - _log_normal(noise)
+                + _log_det(new.chol) - _log_det(state.chol))
+
+
+def _log_normal(noise):
+    """log N(noise; 0, I) up to a constant: (n, ...) -> (n,)."""
+    return -noise.flatten(1).square().sum(1) / 2
+
+
+def _log_det(chol):
+    return chol.diagonal(dim1=1, dim2=2).log().sum(1)

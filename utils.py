@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from options import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-CHECKPOINT = {"config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
-              "image_names": list, "history": list, "rng": dict}                    # what it holds
+CHECKPOINT = {                                                                            # what it holds
+    "config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
+    "step": torch.Tensor, "image_names": list, "history": list, "rng": dict}
 
 
 def set_seed(seed):

@@ -38,6 +38,22 @@ def make_model(images):
     return make
 
 
+class LinearNet(torch.nn.Module):
+    """A generator g(z) = W z + b, with all that ABP asks of a generator."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.code = layer
+        self.deconv = torch.nn.Sequential(torch.nn.Unflatten(1, (3, 16, 16)))
+
+    def forward(self, z, dtype=torch.float32):
+        return self.deconv(self.code(z))
+
+    def jacobian(self, z, dtype=torch.float32):
+        columns = self.code.weight.detach().T.view(-1, 1, 3, 16, 16)
+        return self(z).detach(), columns.expand(-1, len(z), -1, -1, -1)
+
+
 @pytest.fixture
 def make_linear(make_model):
     """An ABP model whose generator is g(z) = W z + b: its posterior is Gaussian and known in closed form."""
@@ -51,7 +67,7 @@ def make_linear(make_model):
         image = (layer.weight @ z_true + layer.bias + noise).detach().view(1, 3, 16, 16)
         options |= {"nz": nz, "mse_sigma": sigma, "sigma_start": sigma}
         model = make_model(x=image.expand(n, -1, -1, -1), **options)
-        model.net = torch.nn.Sequential(layer, torch.nn.Unflatten(1, (3, 16, 16)))
+        model.net = LinearNet(layer)
         precision = layer.weight.T @ layer.weight / sigma**2 + torch.eye(nz) / model.config.prior_sigma**2
         pull = layer.weight.T @ (image.flatten() - layer.bias) / sigma**2
         return model, torch.linalg.solve(precision, pull).detach(), torch.linalg.inv(precision).detach()

@@ -1,0 +1,113 @@
+"""The deconvolution of the generator: kernel 4, stride 2, padding 1, written for speed on a CPU.
+
+Each output pixel meets 2 x 2 pixels of the input, so the same map is a 2 x 2 convolution to four times the
+channels, whose result is dealt out to the four output pixels that share a window. Which form is quicker
+depends on the side of the input; `python bench.py` shows both, layer by layer.
+"""
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+SHUFFLED_FROM = 16     # side of the input from which, on a CPU, the 2 x 2 form is quicker
+
+
+class Deconv(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d(channels, out, 4, 2, 1): (n, channels, s, s) -> (n, out, 2 s, 2 s).
+
+    Computes in the dtype of its input, whatever that of its weights.
+    """
+
+    def __init__(self, channels, out):
+        super().__init__(channels, out, 4, 2, 1)
+
+    def forward(self, x):
+        return _Deconvolution.apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+    def tangent(self, dx):
+        """The derivative along dx (n, channels, s, s), which has no bias -> (n, out, 2 s, 2 s), no graph."""
+        return _deconvolve(dx, self.weight.to(dx.dtype), None)
+
+
+class _Deconvolution(torch.autograd.Function):
+    """Its gradients cost half of what autograd's own do: that of the bias alone is a sum there, too slow."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _deconvolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        grad_x = grad_weight = None
+        if _in_2x2_form(x):
+            windows = _gather(grad)
+            if wants_x:
+                grad_x = conv2d_input(x.shape, _taps(weight), windows, padding=1)
+            if wants_weight:
+                shape = _taps(weight).shape
+                grad_weight = _weight_of_taps(conv2d_weight(x, shape, windows, padding=1), weight.shape)
+        else:
+            if wants_x:
+                grad_x = F.conv2d(grad, weight, None, 2, 1)
+            if wants_weight:
+                grad_weight = conv2d_weight(grad, weight.shape, x, 2, 1)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wants_bias else None
+
+
+def _in_2x2_form(x):
+    return not x.is_cuda and x.shape[2] >= SHUFFLED_FROM
+
+
+def _deconvolve(x, weight, bias):
+    if not _in_2x2_form(x):
+        return F.conv_transpose2d(x, weight, bias, 2, 1)
+    return _deal(F.conv2d(x, _taps(weight), None if bias is None else bias.repeat(4), padding=1))
+
+
+def _taps(weight):
+    """(c, out, 4, 4) -> (4 out, c, 2, 2), channels in the order p, q, out.
+
+    Output row 2 j + p - 1, p in {0, 1}, meets input row j - 1 + u, u in {0, 1}, at tap 2 (1 - u) + p; columns
+    likewise with q and v.
+    """
+    c, out = weight.shape[:2]
+    taps = weight.reshape(c, out, 2, 2, 2, 2).flip(2, 4)                  # c, out, u, p, v, q
+    taps = taps.permute(3, 5, 1, 0, 2, 4).reshape(4 * out, c, 2, 2)
+    return taps.contiguous(memory_format=torch.channels_last)
+
+
+def _weight_of_taps(taps, shape):
+    """The inverse of `_taps`, for its gradient."""
+    c, out = shape[:2]
+    weight = taps.reshape(2, 2, out, c, 2, 2).permute(3, 2, 4, 0, 5, 1)   # c, out, u, p, v, q
+    return weight.flip(2, 4).reshape(shape).contiguous(memory_format=torch.channels_last)
+
+
+def _pairs(windows, images):
+    """Matching views of windows (n, s + 1, s + 1, 2, 2, out) and of images (n, s, 2, s, 2, out), by pixel."""
+    s = images.shape[1]
+    for p in (0, 1):
+        for q in (0, 1):
+            yield windows[:, 1 - p:1 - p + s, 1 - q:1 - q + s, p, q], images[:, :, 1 - p, :, 1 - q]
+
+
+def _deal(y):
+    """Windows (n, 4 out, s + 1, s + 1) -> images (n, out, 2 s, 2 s): each result to its pixel."""
+    n, s, out = len(y), y.shape[2] - 1, y.shape[1] // 4
+    images = torch.empty(n, s, 2, s, 2, out, dtype=y.dtype, device=y.device)
+    for window, pixel in _pairs(y.permute(0, 2, 3, 1).reshape(n, s + 1, s + 1, 2, 2, out), images):
+        pixel.copy_(window)
+    return images.view(n, 2 * s, 2 * s, out).permute(0, 3, 1, 2)
+
+
+def _gather(grad):
+    """The transpose of `_deal`; what was cut off at the border is 0."""
+    n, out, s = len(grad), grad.shape[1], grad.shape[2] // 2
+    windows = torch.zeros(n, s + 1, s + 1, 2, 2, out, dtype=grad.dtype, device=grad.device)
+    for window, pixel in _pairs(windows, grad.permute(0, 2, 3, 1).reshape(n, s, 2, s, 2, out)):
+        window.copy_(pixel)
+    return windows.view(n, s + 1, s + 1, 4 * out).permute(0, 3, 1, 2)

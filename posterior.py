@@ -1,0 +1,75 @@
+"""The posterior p(z | I) of a fixed generator: the density that the samplers sample."""
+import copy
+
+import torch
+
+from utils import squared_distances
+
+
+def frozen(net, dtype=torch.float32):
+    """A copy of a generator for inference: no gradients to its weights, deconvolutions cast to dtype once."""
+    fixed = copy.deepcopy(net).requires_grad_(False)
+    fixed.deconv.to(dtype)
+    return fixed
+
+
+class Posterior:
+    """p(z_i | I_i) proportional to exp(-U_i(z)) for images I (n, 3, S, S), one latent (n, nz) for each.
+
+    net          a generator, as `frozen` returns it
+    sigma        std of the noise on a pixel, Eq. 3
+    prior_sigma  std of the prior of z
+    dtype        of the deconvolutions
+    """
+
+    def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32):
+        self.net, self.images = net, images
+        self.sigma, self.prior_sigma, self.dtype = sigma, prior_sigma, dtype
+
+    def at(self, sigma):
+        """The same posterior for another sigma."""
+        return Posterior(self.net, self.images, sigma, self.prior_sigma, self.dtype)
+
+    def g(self, z):
+        """The generator: z (n, nz) -> images (n, 3, S, S), float32."""
+        return self.net(z, self.dtype).float()
+
+    def energy(self, z):
+        """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): (n, nz) -> (n,)."""
+        return self._energy(z, self.g(z) - self.images)
+
+    def local(self, z):
+        """U(z) (n,), dU/dz (n, nz), metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz); J = dg/dz."""
+        images, jacobian = self.net.jacobian(z, self.dtype)
+        residual = images.float() - self.images
+        jacobian = jacobian.flatten(2).float().transpose(0, 1)                          # (n, nz, D)
+        pull = torch.einsum("nad,nd->na", jacobian, residual.flatten(1)) / self.sigma**2
+        metric = jacobian @ jacobian.mT / self.sigma**2
+        prior = torch.eye(z.shape[1], device=z.device) / self.prior_sigma**2
+        return self._energy(z, residual), pull + z / self.prior_sigma**2, metric + prior
+
+    def _energy(self, z, residual):
+        return (residual.square().sum((1, 2, 3)) / (2 * self.sigma**2)
+                + z.square().sum(1) / (2 * self.prior_sigma**2))
+
+    @torch.no_grad()
+    def resample(self, draws, current=None):
+        """Global move: for each image one of the draws (m, nz) of the prior -> z (n, nz).
+
+        The draws are shared by the images; each chooses with probability proportional to its likelihood.
+        Alone, this is sampling-importance-resampling (Rubin 1987): a cold chain starts from its result. With
+        the states `current` (n, nz) of warm chains among the candidates it is iterated
+        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a
+        chain can leave a poor local mode.
+        """
+        parts = [squared_distances(self.images, self.g(part)) for part in draws.split(64)]
+        squared_error = torch.cat(parts, 1)
+        if current is not None:
+            own = (self.g(current) - self.images).square().sum((1, 2, 3))
+            squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
+        gumbel = -torch.empty_like(squared_error).exponential_().log()   # the argmax draws from a softmax
+        chosen = (gumbel - squared_error / (2 * self.sigma**2)).argmax(1)
+        if current is None:
+            return draws[chosen]
+        stays = chosen == len(draws)
+        return torch.where(stays.unsqueeze(1), current, draws[chosen.clamp(max=len(draws) - 1)])

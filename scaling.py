@@ -1,0 +1,44 @@
+"""How the cost of an epoch grows with the number and the size of the images."""
+import subprocess
+import sys
+
+import torch
+
+from abp import ABP, Config
+
+COUNTS = (11, 24, 96, 500)          # images, at 128 px
+SIZES = (64, 128, 256)              # px, at 24 images
+
+
+def epoch_seconds(n, size, precision, epochs):
+    """Seconds of the fastest of some epochs on n images of noise."""
+    images = torch.rand(n, 3, size, size) * 2 - 1
+    model = ABP(Config(img_size=size, n_epochs=epochs + 1), images, precision=precision)
+    seconds = [row["seconds"] for row in model.train()]
+    return min(seconds[1:])
+
+
+def peak_megabytes(n, size, precision):
+    """Peak memory of a process that runs one epoch, less that of one that only imports the program."""
+    def peak(code):
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
+                              check=True)
+        return int(done.stdout)
+
+    report = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    epoch = f"import scaling; scaling.epoch_seconds({n}, {size}, {precision!r}, 1); "
+    return peak(epoch + report) - peak("import scaling; " + report)
+
+
+def power_fit(x, y):
+    """y = fixed + b x^p, fixed >= 0: the least squares of log y over a grid of p -> (p, fixed)."""
+    x, y = (torch.tensor(v, dtype=torch.float64) for v in (x, y))
+    best = None
+    for p in torch.arange(0.05, 2.0, 0.005).tolist():
+        for share in torch.arange(0, 1, 0.01).tolist():
+            fixed = share * y.min()
+            b = ((y - fixed) / x**p).log().mean().exp()
+            miss = (y.log() - (fixed + b * x**p).log()).square().sum().item()
+            if best is None or miss < best[0]:
+                best = miss, p, fixed.item()
+    return best[1:]
