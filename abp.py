@@ -148,7 +148,7 @@ class ABP:
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
         self.z = sample_gaussian_prior(len(images), config.nz, config.prior_sigma).to(self.device)
         self.step = torch.full_like(self.z[:, 0], config.first_step)      # of each image's chain
-        self.epoch, self.passes, self.history = 0, 0, []
+        self.epoch, self.passes, self.jumps, self.history = 0, 0, 0, []
 
     # ---- step 1: infer
 
@@ -198,7 +198,9 @@ class ABP:
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z -> acceptance (m,), step size (m,)."""
         posterior = self.posterior(self._batch(index), self.config.sigma(self.epoch))
-        chains = self._sample(posterior, self.chain_start(posterior, self.z[index]), self.step[index])
+        begin = self.chain_start(posterior, self.z[index])
+        self.jumps += (begin != self.z[index]).any(1).sum().item()
+        chains = self._sample(posterior, begin, self.step[index])
         self._check_finite(chains.z, index, "its Langevin chain", "--langevin_step_size (0 chooses it)")
         self.z[index], self.step[index] = chains.z, chains.step
         self.passes += chains.passes * len(index)
@@ -228,7 +230,7 @@ class ABP:
         """The algorithm, from self.epoch to n_epochs. Yields a row of the log (a dict) after each epoch."""
         config, n = self.config, len(self.images)
         while self.epoch < config.n_epochs:
-            began, found, norms, self.passes = time.perf_counter(), [], [], 0
+            began, found, norms, self.passes, self.jumps = time.perf_counter(), [], [], 0, 0
             order = torch.randperm(n).to(self.device)
             for index in order.tensor_split(math.ceil(n / config.batch_size)):
                 found.append(torch.stack(self.infer(index)))                              # step 1, Eq. 6
@@ -252,7 +254,7 @@ class ABP:
         return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
                       "step": step.mean().item(), "accept": acceptance.mean().item(),
                       "unstable": (acceptance < 0.01).float().mean().item(),
-                      "passes": self.passes / len(self.images)}
+                      "jumps": self.jumps / len(self.images), "passes": self.passes / len(self.images)}
 
     def _batch(self, index):
         return self.images[index.cpu()].to(self.device, memory_format=torch.channels_last)

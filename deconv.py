@@ -1,15 +1,16 @@
 """The deconvolution of the generator: kernel 4, stride 2, padding 1, written for speed on a CPU.
 
 Each output pixel meets 2 x 2 pixels of the input, so the same map is a 2 x 2 convolution to four times the
-channels, whose result is dealt out to the four output pixels that share a window. Which form is quicker
-depends on the side of the input; `python bench.py` shows both, layer by layer.
+channels, whose result is dealt out to the four output pixels that share a window. On a CPU that is quicker
+forward where the output has few channels, and for the gradient of the weights where the input is large;
+`python bench.py --parts layers` shows it.
 """
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_weight
 
-SHUFFLED_FROM = 16     # side of the input from which, on a CPU, the 2 x 2 form is quicker
+FEW_CHANNELS, LARGE_SIDE = 16, 16          # below, and from which, the 2 x 2 form is quicker on a CPU
 
 
 class Deconv(nn.ConvTranspose2d):
@@ -42,30 +43,22 @@ class _Deconvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        grad_x = grad_weight = None
-        if _in_2x2_form(x):
-            windows = _gather(grad)
-            if wants_x:
-                grad_x = conv2d_input(x.shape, _taps(weight), windows, padding=1)
-            if wants_weight:
-                shape = _taps(weight).shape
-                grad_weight = _weight_of_taps(conv2d_weight(x, shape, windows, padding=1), weight.shape)
-        else:
-            if wants_x:
-                grad_x = F.conv2d(grad, weight, None, 2, 1)
-            if wants_weight:
-                grad_weight = conv2d_weight(grad, weight.shape, x, 2, 1)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wants_bias else None
-
-
-def _in_2x2_form(x):
-    return not x.is_cuda and x.shape[2] >= SHUFFLED_FROM
+        return (F.conv2d(grad, weight, None, 2, 1) if wants_x else None,
+                _weight_gradient(x, weight, grad) if wants_weight else None,
+                grad.sum((0, 2, 3)) if wants_bias else None)
 
 
 def _deconvolve(x, weight, bias):
-    if not _in_2x2_form(x):
+    if x.is_cuda or weight.shape[1] >= FEW_CHANNELS:
         return F.conv_transpose2d(x, weight, bias, 2, 1)
     return _deal(F.conv2d(x, _taps(weight), None if bias is None else bias.repeat(4), padding=1))
+
+
+def _weight_gradient(x, weight, grad):
+    if x.is_cuda or x.shape[2] < LARGE_SIDE:
+        return conv2d_weight(grad, weight.shape, x, 2, 1)
+    taps = (4 * weight.shape[1], weight.shape[0], 2, 2)
+    return _weight_of_taps(conv2d_weight(x, taps, _gather(grad), padding=1), weight.shape)
 
 
 def _taps(weight):
@@ -87,27 +80,15 @@ def _weight_of_taps(taps, shape):
     return weight.flip(2, 4).reshape(shape).contiguous(memory_format=torch.channels_last)
 
 
-def _pairs(windows, images):
-    """Matching views of windows (n, s + 1, s + 1, 2, 2, out) and of images (n, s, 2, s, 2, out), by pixel."""
-    s = images.shape[1]
-    for p in (0, 1):
-        for q in (0, 1):
-            yield windows[:, 1 - p:1 - p + s, 1 - q:1 - q + s, p, q], images[:, :, 1 - p, :, 1 - q]
-
-
 def _deal(y):
     """Windows (n, 4 out, s + 1, s + 1) -> images (n, out, 2 s, 2 s): each result to its pixel."""
-    n, s, out = len(y), y.shape[2] - 1, y.shape[1] // 4
-    images = torch.empty(n, s, 2, s, 2, out, dtype=y.dtype, device=y.device)
-    for window, pixel in _pairs(y.permute(0, 2, 3, 1).reshape(n, s + 1, s + 1, 2, 2, out), images):
-        pixel.copy_(window)
-    return images.view(n, 2 * s, 2 * s, out).permute(0, 3, 1, 2)
+    n, channels, side, _ = y.shape
+    rows = y.permute(0, 2, 3, 1).reshape(n, side, side, 2, channels // 2).transpose(2, 3)
+    return rows.reshape(n, 2 * side, 2 * side, channels // 4)[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
 
 
 def _gather(grad):
     """The transpose of `_deal`; what was cut off at the border is 0."""
-    n, out, s = len(grad), grad.shape[1], grad.shape[2] // 2
-    windows = torch.zeros(n, s + 1, s + 1, 2, 2, out, dtype=grad.dtype, device=grad.device)
-    for window, pixel in _pairs(windows, grad.permute(0, 2, 3, 1).reshape(n, s, 2, s, 2, out)):
-        window.copy_(pixel)
-    return windows.view(n, s + 1, s + 1, 4 * out).permute(0, 3, 1, 2)
+    n, out, side = len(grad), grad.shape[1], grad.shape[2] // 2 + 1
+    rows = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).view(n, side, 2, side, 2 * out).transpose(2, 3)
+    return rows.reshape(n, side, side, 4 * out).permute(0, 3, 1, 2)

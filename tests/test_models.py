@@ -14,7 +14,8 @@ BF16 = torch.bfloat16
 @pytest.mark.parametrize("form", ["strided", "2 x 2"])
 @pytest.mark.parametrize("channels, out, side", [(8, 5, 4), (6, 3, 16), (3, 7, 5)])
 def test_both_forms_of_the_deconvolution_are_torchs(monkeypatch, channels, out, side, form):
-    monkeypatch.setattr(deconv, "SHUFFLED_FROM", 1 if form == "2 x 2" else 1000)
+    monkeypatch.setattr(deconv, "FEW_CHANNELS", 1000 if form == "2 x 2" else 1)
+    monkeypatch.setattr(deconv, "LARGE_SIDE", 1 if form == "2 x 2" else 1000)
     torch.manual_seed(0)
     layer, x = Deconv(channels, out).double(), torch.randn(2, channels, side, side, dtype=torch.double)
     x.requires_grad_(True)
