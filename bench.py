@@ -78,7 +78,7 @@ def gemm(dtype, size=1536):
     return lambda: a @ a, 2 * size**3
 
 
-def deconv_flops(net, img_size):
+def deconv_flops(net):
     """FLOPs of one image through the deconvolutions, forward: a multiply and an add for each weight met."""
     side, total = 4, 0
     for m in net.modules():
@@ -130,7 +130,7 @@ def steps(config, images, precision):
             learns, ours = "learning" in name, name.startswith("ours")
             net = public.net if "public" in name else same.net
             passes = 3 if learns else 3 if "smmala" in name else 2
-            rate = n * passes * deconv_flops(net, config.img_size) / s
+            rate = n * passes * deconv_flops(net) / s
             base = seconds[f"reference{' learning' if learns else ''}, public generator"]
             dtype = precision if ours else "fp32"
             rows.append([name, f"{1e3 * s:.1f}", f"{1 / s:.1f}", f"{n * passes / s:.0f}", f"{base / s:.2f}",
@@ -255,14 +255,15 @@ def sampling(config, images, precision):
 
 def growth(config, images, precision):
     """d. How seconds and memory grow with images and pixels."""
-    shapes = [(n, 128) for n in scaling.COUNTS] + [(24, size) for size in scaling.SIZES]
+    by_count = [(n, scaling.SIDE) for n in scaling.COUNTS]
+    by_size = [(24, size) for size in scaling.SIZES]
+    shapes = dict.fromkeys(by_count + by_size)
     seconds = {shape: scaling.epoch_seconds(*shape, precision, epochs=2) for shape in shapes}
     memory = {shape: scaling.peak_megabytes(*shape, precision) for shape in shapes}
     rows = [[f"{n} images of {size} px", f"{seconds[n, size]:.2f}", memory[n, size]] for n, size in seconds]
     fits = []
-    for what, chosen in (("images, at 128 px", [(n, 128) for n in scaling.COUNTS]),
-                         ("pixels, at 24 images", [(24, size) for size in scaling.SIZES])):
-        x = [n if "images," in what else size**2 for n, size in chosen]
+    for what, chosen, x in ((f"images of {scaling.SIDE} px", by_count, scaling.COUNTS),
+                            ("pixels of 24 images", by_size, [size**2 for size in scaling.SIZES])):
         for unit, values in (("seconds", seconds), ("peak MB", memory)):
             p, fixed = scaling.power_fit(x, [values[shape] for shape in chosen])
             fits.append([f"{unit} with {what}", f"{p:.2f}", f"{fixed:.2f}"])

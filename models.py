@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from deconv import Deconv
 
 MIN_SIZE = 16          # the smallest picture: two deconvolutions from 4 x 4
+AT_ONCE = 8            # tangents that go through the network together: more need more memory
 
 
 class GenNet(nn.Module):
@@ -74,14 +75,20 @@ class GenNet(nn.Module):
 
         One tangent for each latent coordinate goes through the layers beside the images, without a graph.
         """
+        axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        parts = [self._along(z, part, dtype) for part in axes.split(AT_ONCE)]
+        return parts[0] if len(parts) == 1 else (parts[0][0], torch.cat([t for _, t in parts]))
+
+    def _along(self, z, directions, dtype):
+        """g(z) and its derivatives along directions (k, nz): (n, 3, S, S), (k, n, 3, S, S)."""
+        shape = len(directions), len(z)
         with forward_ad.dual_level():
-            axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-            axes = axes.unsqueeze(1).repeat(1, len(z), 1)                                   # (nz, n, nz)
-            duals = [forward_ad.unpack_dual(self.code(forward_ad.make_dual(z, axis))) for axis in axes]
+            duals = [forward_ad.unpack_dual(self.code(forward_ad.make_dual(z, d.repeat(len(z), 1))))
+                     for d in directions]
         h, tangents = duals[0].primal.to(dtype), torch.stack([dual.tangent for dual in duals]).to(dtype)
         for layer in self.deconv:
             if isinstance(layer, Deconv):
-                h, tangents = layer(h), layer.tangent(tangents.flatten(0, 1)).unflatten(0, axes.shape[:2])
+                h, tangents = layer(h), layer.tangent(tangents.flatten(0, 1)).unflatten(0, shape)
             elif isinstance(layer, nn.Hardswish):    # no mixing of pixels: what backward gives is the tangent
                 h, tangents = layer(h), torch.ops.aten.hardswish_backward(tangents, h.expand_as(tangents))
             else:

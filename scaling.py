@@ -6,8 +6,8 @@ import torch
 
 from abp import ABP, Config
 
-COUNTS = (11, 24, 96, 500)          # images, at 128 px
-SIZES = (64, 128, 256)              # px, at 24 images
+COUNTS, SIDE = (11, 24, 96, 500), 128          # images, and their side in px
+SIZES = (64, 128, 256)                         # px, of 24 images
 
 
 def epoch_seconds(n, size, precision, epochs):
