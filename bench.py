@@ -21,7 +21,7 @@ import torch
 import scaling
 from abp import ABP, ROOT, Config, choose_precision
 from deconv import Deconv
-from diagnostics import N_CHAINS, compare_with_grid, effective_samples
+from diagnostics import N_CHAINS, compare_with_grid, effective_samples, smmala_draws
 from options import UserError, check, exit_status, option, parse_args
 from posterior import Posterior, frozen
 from reference import PASSES, Reference
@@ -40,7 +40,8 @@ class BenchConfig:
     out: str = option("", "file for the tables, Markdown; none: the screen only")
     rounds: int = option(15, "rounds of each short measurement", 3, 1000)
     n_epochs: int = option(Config.n_epochs, "epochs of the training runs", 2, 10**5)
-    n_steps: int = option(500, "steps of the chains whose effective samples are counted", 20, 10**6)
+    n_steps: int = option(250, "steps of each sampler whose effective samples are counted", 20, 10**6)
+    n_moments: int = option(1000, "steps of smmala whose moments are compared with a grid", 20, 10**6)
     img_size: int = option(128, "side of the images", 16, 512)
     seed: int = option(1, "seed", 0, 2**31 - 1)
 
@@ -240,7 +241,7 @@ def sampling(config, images, precision):
     model = trained(config, images, precision)
     x = images.contiguous(memory_format=torch.channels_last)
     posterior, mse_sigma = model.posterior(x), model.config.mse_sigma
-    rows, draws = effective_samples(posterior, model.z, config.n_steps)
+    rows, (z, step) = effective_samples(posterior, model.z, config.n_steps)
     head = ["sampler", "step size (median)", "acceptance", "passes a step",
             "ESS per 1,000 passes: median image", "worst image", "times Eq. 6"]
     title = f"Bulk effective samples, {N_CHAINS} chains of {config.n_steps} steps an image"
@@ -248,7 +249,7 @@ def sampling(config, images, precision):
     exact = Posterior(frozen(model.net), x, mse_sigma, model.config.prior_sigma)
     head = ["image", "std of z_1", "std of z_2", "ESS", "mean: chains - grid", "its standard error",
             "std: chains / grid", "mean: fp32 grid - grid", "std: fp32 grid / grid"]
-    rows = compare_with_grid(posterior, exact, draws)
+    rows = compare_with_grid(posterior, exact, smmala_draws(posterior, z, step, config.n_moments))
     title = "smmala's moments against a fine grid, in posterior stds, worst coordinate"
     return [*tables, table(title, head, rows)]
 

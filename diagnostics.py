@@ -10,10 +10,14 @@ N_ADAPT = 60           # steps in which step sizes are adapted and which are the
 
 
 def draw(sampler, density, z, n_steps, step):
-    """Chains from z (n, d): their states after each step (n_steps, n, d), acceptance (n,), passes a step."""
+    """Chains from z (N_CHAINS n, d), those of an image n rows apart.
+
+    Returns states (n_steps, N_CHAINS, n, d), acceptance (N_CHAINS n,), passes a step.
+    """
     draws = []
     chains = sampler(density, z, n_steps, step, callback=lambda k, state, *_: draws.append(state))
-    return torch.stack(draws), chains.acceptance, chains.passes / (n_steps + 1)
+    draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1))
+    return draws, chains.acceptance, chains.passes / (n_steps + 1)
 
 
 def bulk_ess(draws):
@@ -29,12 +33,9 @@ def effective_samples(posterior, z, n_steps):
     """Every sampler on the posterior of n images, N_CHAINS chains each from z (n, d): rows of a table.
 
     Eq. 6 has one step size for all images: the largest that MALA, adapted to .574, takes on every one.
-    Returns the rows and smmala's draws (n_steps, N_CHAINS, n, d).
+    Returns the rows, and where smmala's chains ended with the step sizes that it adapted.
     """
-    n = len(z)
-    start = z.repeat(N_CHAINS, 1)
-    many = Posterior(posterior.net, posterior.images.repeat(N_CHAINS, 1, 1, 1), posterior.sigma,
-                     posterior.prior_sigma, posterior.dtype)
+    many, start = _repeated(posterior), z.repeat(N_CHAINS, 1)
     first = 0.3 * _width(posterior, z).repeat(N_CHAINS)
     adapted = {}
     for name, sampler, density, target, step in (
@@ -46,17 +47,25 @@ def effective_samples(posterior, z, n_steps):
     _, energy, state, step = adapted["mala"]
     adapted = {"langevin, Eq. 6, one step size": (langevin, energy, state, step.min().expand_as(step)),
                "langevin, a step size for each image": (langevin, energy, state, step)} | adapted
-    rows, kept, base = [], None, None
+    rows, base = [], None
     for name, (sampler, density, state, step) in adapted.items():
         draws, acceptance, passes = draw(sampler, density, state, n_steps, step)
-        draws = draws.view(n_steps, N_CHAINS, n, -1)
         per_pass = bulk_ess(draws) / (N_CHAINS * n_steps * passes)
         base = per_pass.median() if base is None else base
         rows.append([name, f"{step.median():.3g}", f"{acceptance.mean():.2f}", f"{passes:.0f}",
                      f"{1000 * per_pass.median():.2f}", f"{1000 * per_pass.min():.2f}",
                      f"{per_pass.median() / base:.1f}"])
-        kept = draws
-    return rows, kept
+    return rows, (draws[-1].flatten(0, 1), step)
+
+
+def smmala_draws(posterior, z, step, n_steps):
+    """Draws of smmala (n_steps, N_CHAINS, n, d) from where `effective_samples` left its chains."""
+    return draw(smmala, _repeated(posterior).local, z, n_steps, step)[0]
+
+
+def _repeated(posterior):
+    return Posterior(posterior.net, posterior.images.repeat(N_CHAINS, 1, 1, 1), posterior.sigma,
+                     posterior.prior_sigma, posterior.dtype)
 
 
 def _width(posterior, z):

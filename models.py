@@ -24,7 +24,7 @@ class GenNet(nn.Module):
     Raises ValueError where a size is out of range.
     """
 
-    def __init__(self, nz=2, img_size=128, hidden=256, width=32):
+    def __init__(self, nz=2, img_size=128, hidden=128, width=32):
         super().__init__()
         if nz < 1 or hidden < 1 or width < 1:
             raise ValueError(f"nz, hidden and width must be at least 1, not {nz}, {hidden}, {width}")

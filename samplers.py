@@ -70,7 +70,9 @@ def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
 
     local   z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite; for the passes it is
             taken to cost a forward pass and d tangents
-    step    s, dimensionless; 1 suits a density that is nearly Gaussian at the scale of its own width
+    step    s, dimensionless; 1 suits a density that is nearly Gaussian at the scale of its own width. Adapted
+            steps stop at sqrt(2), a full Newton step: a chain on its way to the mode accepts more, and would
+            learn to overshoot
     The rest as of `mala`.
     """
     return _run(_ManifoldLangevin(local), z, n_steps, step, target, age, callback)
@@ -101,7 +103,7 @@ def _run(kernel, z, n_steps, step, target, age, callback):
         else:
             state = _where(torch.rand_like(probability) < probability, new, state)
         if target is not None:
-            step *= ((age + k + 1) ** -0.6 * (probability - target)).exp()
+            step = (step * ((age + k + 1) ** -0.6 * (probability - target)).exp()).clamp(max=kernel.longest)
         total += probability
         if callback is not None:
             callback(k, state.z, state.energy, probability)
@@ -116,7 +118,7 @@ def _where(mask, new, old):
 
 class _RandomWalk:
     """A kernel: how to expand a state, propose from it, and weigh the proposal. `noise` is the white one."""
-    keep_all = False
+    keep_all, longest = False, math.inf      # whether every step is taken; the longest that adaptation allows
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, ...)
@@ -141,6 +143,7 @@ class _RandomWalk:
 
 class _Langevin:
     """Langevin proposals with the gradient of U. The reverse step needs the noise s/2 (dU + dU') - noise."""
+    longest = math.inf
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, ...)
@@ -173,7 +176,7 @@ class _Langevin:
 
 class _ManifoldLangevin:
     """Langevin proposals in the metric G = L L'."""
-    keep_all = False
+    keep_all, longest = False, math.sqrt(2)
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, d)

@@ -5,7 +5,15 @@ from conftest import LinearNet
 
 import bench
 import scaling
-from diagnostics import bulk_ess, compare_with_grid, effective_samples, grid_moments, moment_gaps, moments
+from diagnostics import (
+    bulk_ess,
+    compare_with_grid,
+    effective_samples,
+    grid_moments,
+    moment_gaps,
+    moments,
+    smmala_draws,
+)
 from models import GenNet
 from posterior import Posterior
 from reference import PublicNet, Reference
@@ -52,7 +60,8 @@ def test_gaps_between_moments_are_in_stds_of_the_worst_coordinate():
 def test_every_sampler_is_compared_and_smmala_has_the_moments(linear):
     posterior, mean, covariance = linear
     torch.manual_seed(0)
-    rows, draws = effective_samples(posterior, mean.float(), 300)
+    rows, (z, step) = effective_samples(posterior, mean.float(), 100)
+    draws = smmala_draws(posterior, z, step, 300)
     assert [row[0].split(",")[0] for row in rows] == ["langevin", "langevin", "rw_mh", "mala", "smmala"]
     assert [row[3] for row in rows] == ["2", "2", "1", "2", "3"]
     assert float(rows[-1][-1]) > 1.5 and draws.shape == (300, 4, 3, 2)
@@ -98,7 +107,7 @@ def test_every_part_of_the_benchmark_runs(faces, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "gemm", lambda dtype: (lambda: torch.ones(8, 8) @ torch.ones(8, 8), 1024))
     out = tmp_path / "tables.md"
     status = bench.main([f"--data={faces}", "--img_size=16", "--rounds=3", "--n_epochs=3", "--n_steps=30",
-                         f"--out={out}"])
+                         "--n_moments=40", f"--out={out}"])
     assert status == 0, capsys.readouterr().err
     text = out.read_text(encoding="utf-8")
     assert text == capsys.readouterr().out.split("\n\n", 1)[1].rstrip("\n") + "\n"
