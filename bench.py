@@ -1,6 +1,5 @@
 """How fast and how good the samplers are: tables, measured in one run, everything in turns.
 
-    pip install -r tests/requirements.txt
     python bench.py --data FOLDER                 all of it: about 20 minutes on two cores
     python bench.py --parts steps,layers          some of it; --help lists the parts
 

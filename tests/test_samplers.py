@@ -238,8 +238,8 @@ def test_adaptation_fades_so_that_the_limit_is_exact():
 def test_adapted_manifold_steps_stop_at_a_full_newton_step():
     """A chain far from the mode accepts whatever leads there; it must not learn to overshoot."""
     torch.manual_seed(0)
-    chains = run("smmala", gaussian, torch.full((50, 2), 30.0), 5, 1.0, lambda z: PRECISION.expand(len(z), 2, 2),
-                 target=TARGET_GRADIENT)
+    chains = run("smmala", gaussian, torch.full((50, 2), 30.0), 5, 1.0,
+                 lambda z: PRECISION.expand(len(z), 2, 2), target=TARGET_GRADIENT)
     assert chains.step.max() <= math.sqrt(2) + 1e-6 and chains.z.abs().max() < 5
 
 
