@@ -1,6 +1,8 @@
 """How the cost of an epoch grows with the number and the size of the images."""
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -20,14 +22,15 @@ def epoch_seconds(n, size, precision, epochs):
 
 def peak_megabytes(n, size, precision):
     """Peak memory of a process that runs one epoch, less that of one that only imports the program."""
-    def peak(code):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
-                              check=True)
-        return int(done.stdout)
+    return _peak(f"scaling.epoch_seconds({n}, {size}, {precision!r}, 1); ") - _peak("")
 
-    report = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
-    epoch = f"import scaling; scaling.epoch_seconds({n}, {size}, {precision!r}, 1); "
-    return peak(epoch + report) - peak("import scaling; " + report)
+
+@cache
+def _peak(code):
+    code = f"import scaling; {code}from resource import *; print(getrusage(RUSAGE_SELF).ru_maxrss // 1024)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
+                          check=True, cwd=Path(__file__).parent)
+    return int(done.stdout)
 
 
 def power_fit(x, y):

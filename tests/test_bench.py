@@ -101,8 +101,8 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
 
 
 def test_every_part_of_the_benchmark_runs(faces, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "COUNTS", (2, 4, 6))
-    monkeypatch.setattr(scaling, "SIZES", (16, 32, 64))
+    monkeypatch.setattr(scaling, "COUNTS", (2, 4))
+    monkeypatch.setattr(scaling, "SIZES", (16, 32))
     monkeypatch.setattr(scaling, "SIDE", 16)
     monkeypatch.setattr(bench, "gemm", lambda dtype: (lambda: torch.ones(8, 8) @ torch.ones(8, 8), 1024))
     out = tmp_path / "tables.md"
