@@ -7,7 +7,6 @@ Machines are noisy: what is compared takes turns, medians are shown, and ratios 
 counts. A network pass is one image through the generator: forward, backward to its latent, or backward to the
 weights.
 """
-import csv
 import statistics
 import sys
 import time
@@ -18,16 +17,16 @@ from pathlib import Path
 import torch
 
 import scaling
-from abp import ABP, ROOT, Config, choose_precision
+from abp import ABP, ROOT, Config, choose_precision, data_folder
 from deconv import Deconv
 from diagnostics import N_CHAINS, compare_with_grid, effective_samples, smmala_draws
 from options import UserError, check, exit_status, option, parse_args
 from posterior import Posterior, frozen
 from reference import PASSES, Reference
 from samplers import langevin, smmala
-from utils import load_img_tensors, write_atomic
+from utils import hash_images, load_img_tensors, read_json, write_atomic
 
-CURVE = ROOT / "tests" / "reference_curve.csv"      # the reference loop's PSNR by epoch, by reference.py
+CURVE = ROOT / "tests" / "reference_curve.json"     # the reference loop's PSNR by epoch, by reference.py
 THRESHOLDS = (20, 23, 26, 29)                       # dB
 TAPS = 16                                           # of a deconvolution
 
@@ -102,8 +101,11 @@ def plain(net):
 
 # -------------------------------------------------------------------------------------------------- the parts
 
-def steps(config, images, precision):
-    """a. Langevin and learning steps against the reference loop and the machine's ceiling."""
+def steps(config, images, precision, session):
+    """a. Langevin and learning steps against the reference loop and the machine's ceiling.
+
+    A Langevin step is one evaluation of what it needs: chains of k steps make k + 1.
+    """
     tables = []
     for n in (11, 24):
         x = images[torch.arange(n) % len(images)].contiguous(memory_format=torch.channels_last)
@@ -123,7 +125,7 @@ def steps(config, images, precision):
             "ours learning": lambda m=model, i=index: m.learn(i, 0.0),
         }, config.rounds)
         for name in ("ours", "ours, smmala"):
-            seconds[name] /= 5                                   # 4 steps are 5 evaluations
+            seconds[name] /= 5                                   # 4 steps make 5 evaluations
         ceiling = {"fp32": flops / seconds.pop("GEMM fp32"), "bf16": flops / seconds.pop("GEMM bf16")}
         rows = []
         for name, s in seconds.items():
@@ -137,12 +139,13 @@ def steps(config, images, precision):
                          f"{rate / 1e12:.3f}", f"{100 * rate / ceiling[dtype]:.0f} % of {dtype}"])
         title = (f"Steps on {n} images of {config.img_size} px; GEMM ceiling in TFLOP/s: "
                  f"{ceiling['fp32'] / 1e12:.2f} fp32, {ceiling['bf16'] / 1e12:.2f} bf16")
-        tables.append(table(title, ["step", "ms", "steps/s", "passes/s", "times the reference", "TFLOP/s",
-                                    "of the GEMM ceiling"], rows))
+        head = ["step (one evaluation)", "ms", "steps/s", "passes/s", "times the reference", "TFLOP/s",
+                "of the GEMM ceiling"]
+        tables.append(table(title, head, rows))
     return tables
 
 
-def layers(config, images, precision):
+def layers(config, images, precision, session):
     """Where the time goes, layer by layer: ours against torch's own deconvolution."""
     n, dtype = 24, torch.bfloat16 if precision == "bf16" else torch.float32
     net = ABP(Config(img_size=config.img_size), images).net
@@ -178,18 +181,20 @@ def layers(config, images, precision):
     return [table(f"Deconvolutions of {n} images, {precision}", head, rows)]
 
 
-def training(config, images, precision):
+def training(config, images, precision, session):
     """b. Passes and seconds to each PSNR, for each sampler at equal passes, and for the reference loop."""
     base = Config(img_size=config.img_size, n_epochs=config.n_epochs, seed=config.seed)
     steps_of = {"smmala": 1, "mala": 2, "langevin": 2}          # 6 passes an epoch each
-    models = {name: ABP(replace(base, sampler=name, langevin_num_steps=k), images, precision=precision)
-              for name, k in steps_of.items()}
-    models["smmala, cold"] = ABP(base, images, "cold", precision=precision)
-    loops = {name: model.train() for name, model in models.items()}
+    models, loops = {}, {}
+    for name, k in (steps_of | {"smmala, cold": 1}).items():
+        options = replace(base, sampler=name.split(",")[0], langevin_num_steps=k)
+        start = "cold" if "cold" in name else "warm"
+        models[name] = ABP(options, images, start, precision=precision)
+        loops[name] = InTurn(models[name].train())
     reference, reference_seconds = Reference(images), []
     for epoch in range(config.n_epochs):
         for loop in loops.values():
-            next(loop)
+            loop.next()
         if epoch in (1, config.n_epochs // 2, config.n_epochs - 1):
             began = time.perf_counter()
             reference.epoch()
@@ -201,16 +206,18 @@ def training(config, images, precision):
         rows.append([f"{name}, {steps_of.get(name, 1)} steps", *marks, f"{model.history[-1]['psnr']:.2f}",
                      f"{model.history[-1]['z_mean_square']:.2f}", f"{model.history[-1]['accept']:.2f}"])
     per_epoch = statistics.median(reference_seconds)
-    with open(CURVE, encoding="utf-8") as file:
-        curve = [(float(row["psnr"]), PASSES, per_epoch) for row in csv.DictReader(file)]
-    marks = [_reached(curve, d) for d in THRESHOLDS]
-    rows.append(["reference loop", *marks, f"{curve[-1][0]:.2f} (epoch {len(curve)})", "", ""])
-    note = (f"\nThe reference loop's seconds are extrapolated: {per_epoch:.1f} s an epoch (median of "
-            f"{len(reference_seconds)} measured here, in turns with the others), times the epochs of the "
-            f"curve recorded in {CURVE.relative_to(ROOT)} on the 24 photographs.\n")
+    note = f"\nThe reference loop takes {per_epoch:.1f} s an epoch, measured in turns with the others. "
+    curve = read_json(CURVE)
+    if (curve["images"], curve["img_size"]) == (hash_images(data_folder(config)), config.img_size):
+        history = [(psnr, PASSES, per_epoch) for psnr in curve["psnr"]]
+        rows.append(["reference loop", *(_reached(history, d) for d in THRESHOLDS),
+                     f"{curve['psnr'][-1]:.2f} (epoch {len(history)})", "", ""])
+        note += f"Its other seconds are extrapolated: these, times the epochs in {CURVE.relative_to(ROOT)}.\n"
+    else:
+        note += f"Its PSNR on these images is not known: {CURVE.relative_to(ROOT)} was recorded on others.\n"
     head = ["sampler", *(f"{d} dB: passes an image / s" for d in THRESHOLDS), "PSNR at the end", "mean z²",
             "accept"]
-    training.model = models["smmala"]
+    session["model"] = models["smmala"]
     title = f"Training on {len(images)} images, {config.n_epochs} epochs, all in turns"
     return [table(title, head, rows) + note]
 
@@ -224,20 +231,33 @@ def _reached(history, threshold):
     return f"not in {passes:,.0f} / {seconds:,.0f}"
 
 
-def trained(config, images, precision):
+class InTurn:
+    """A generator function that meets the random numbers it would meet if it ran alone from here."""
+
+    def __init__(self, loop):
+        self.loop, self.state = loop, torch.get_rng_state()
+
+    def next(self):
+        torch.set_rng_state(self.state)
+        value = next(self.loop)
+        self.state = torch.get_rng_state()
+        return value
+
+
+def trained(config, images, precision, session):
     """The smmala model of the training part, or a new one."""
-    if not hasattr(training, "model"):
+    if "model" not in session:
         print("training a generator ...", flush=True)
         options = Config(img_size=config.img_size, n_epochs=config.n_epochs, seed=config.seed)
-        training.model = ABP(options, images, precision=precision)
-        for _ in training.model.train():
+        session["model"] = ABP(options, images, precision=precision)
+        for _ in session["model"].train():
             pass
-    return training.model
+    return session["model"]
 
 
-def sampling(config, images, precision):
+def sampling(config, images, precision, session):
     """c. Effective samples per pass of each sampler at a trained generator, and their moments on a grid."""
-    model = trained(config, images, precision)
+    model = trained(config, images, precision, session)
     x = images.contiguous(memory_format=torch.channels_last)
     posterior, mse_sigma = model.posterior(x), model.config.mse_sigma
     rows, (z, step) = effective_samples(posterior, model.z, config.n_steps)
@@ -253,7 +273,7 @@ def sampling(config, images, precision):
     return [*tables, table(title, head, rows)]
 
 
-def growth(config, images, precision):
+def growth(config, images, precision, session):
     """d. How seconds and memory grow with images and pixels."""
     by_count = [(n, scaling.SIDE) for n in scaling.COUNTS]
     by_size = [(24, size) for size in scaling.SIZES]
@@ -280,18 +300,17 @@ def main(argv=None):
 
     def action():
         config, _ = parse_args(BenchConfig, argv, description=__doc__, prog="bench.py")
-        folder = ROOT / config.data if config.data == BenchConfig.data else Path(config.data)
-        images, _ = load_img_tensors(folder, config.img_size)
+        images, _ = load_img_tensors(data_folder(config), config.img_size)
         precision = choose_precision(Config(img_size=config.img_size), "cpu", len(images))
         threads = torch.get_num_threads()
         print(f"{len(images)} images, {precision}, {threads} threads, torch {torch.__version__}\n")
-        done = []
+        done, session = [], {}
         for part in config.parts.split(","):
-            for text in PARTS[part](config, images, precision):
+            for text in PARTS[part](config, images, precision, session):
                 print(text, flush=True)
                 done.append(text)
-        if config.out:
-            write_atomic(Path(config.out), "\n".join(done))
+            if config.out:
+                write_atomic(Path(config.out), "\n".join(done))
 
     return exit_status("bench.py", action)
 

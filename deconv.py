@@ -26,7 +26,7 @@ class Deconv(nn.ConvTranspose2d):
         return _Deconvolution.apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
     def tangent(self, dx):
-        """The derivative along dx (n, channels, s, s), which has no bias -> (n, out, 2 s, 2 s), no graph."""
+        """The derivative along dx (n, channels, s, s), which has no bias -> (n, out, 2 s, 2 s)."""
         return _deconvolve(dx, self.weight.to(dx.dtype), None)
 
 

@@ -1,7 +1,7 @@
 """Do the chains sample the posterior, and at what price: effective samples, moments against a grid."""
 import torch
-from arviz_stats.base import array_stats
 
+from options import UserError
 from posterior import Posterior
 from samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 
@@ -23,16 +23,22 @@ def draw(sampler, density, z, n_steps, step):
 def bulk_ess(draws):
     """Rank-normalised bulk effective sample size (Vehtari et al. 2021): the least of the d coordinates.
 
-    draws (steps, chains, n, d) -> (n,)
+    draws (steps, chains, n, d) -> (n,); 0 where no chain ever moved. Raises UserError without arviz-stats.
     """
+    try:
+        from arviz_stats.base import array_stats
+    except ModuleNotFoundError:
+        raise UserError("arviz-stats is not installed; pip install -r tests/requirements.txt") from None
     ess = array_stats.ess(draws.movedim(0, 1).double().numpy(), chain_axis=0, draw_axis=1, method="bulk")
-    return torch.as_tensor(ess).min(1).values
+    moved = (draws != draws[0]).any(0).any(0).any(1)
+    return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
 
 
 def effective_samples(posterior, z, n_steps):
     """Every sampler on the posterior of n images, N_CHAINS chains each from z (n, d): rows of a table.
 
-    Eq. 6 has one step size for all images: the largest that MALA, adapted to .574, takes on every one.
+    Eq. 6 has one step size for all images: the largest that MALA, adapted to .574, takes on every one. All
+    chains of an image start from the same z, so a mode that none of them finds is not missed.
     Returns the rows, and where smmala's chains ended with the step sizes that it adapted.
     """
     many, start = _repeated(posterior), z.repeat(N_CHAINS, 1)
@@ -43,11 +49,12 @@ def effective_samples(posterior, z, n_steps):
             ("mala", mala, many.energy, TARGET_GRADIENT, first),
             ("smmala", smmala, many.local, TARGET_GRADIENT, 1.0)):
         chains = sampler(density, start, N_ADAPT, step, target)
-        adapted[name] = sampler, density, chains.z, chains.step
+        step = chains.step.view(N_CHAINS, -1).log().mean(0).exp().repeat(N_CHAINS)     # one for each image
+        adapted[name] = sampler, density, chains.z, step
     _, energy, state, step = adapted["mala"]
     adapted = {"langevin, Eq. 6, one step size": (langevin, energy, state, step.min().expand_as(step)),
                "langevin, a step size for each image": (langevin, energy, state, step)} | adapted
-    rows, base = [], None
+    rows, base, ends = [], None, {}
     for name, (sampler, density, state, step) in adapted.items():
         draws, acceptance, passes = draw(sampler, density, state, n_steps, step)
         per_pass = bulk_ess(draws) / (N_CHAINS * n_steps * passes)
@@ -55,7 +62,8 @@ def effective_samples(posterior, z, n_steps):
         rows.append([name, f"{step.median():.3g}", f"{acceptance.mean():.2f}", f"{passes:.0f}",
                      f"{1000 * per_pass.median():.2f}", f"{1000 * per_pass.min():.2f}",
                      f"{per_pass.median() / base:.1f}"])
-    return rows, (draws[-1].flatten(0, 1), step)
+        ends[name] = draws[-1].flatten(0, 1), step
+    return rows, ends["smmala"]
 
 
 def smmala_draws(posterior, z, step, n_steps):

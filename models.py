@@ -76,22 +76,23 @@ class GenNet(nn.Module):
         One tangent for each latent coordinate goes through the layers beside the images, without a graph.
         """
         axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-        parts = [self._along(z, part, dtype) for part in axes.split(AT_ONCE)]
-        return parts[0] if len(parts) == 1 else (parts[0][0], torch.cat([t for _, t in parts]))
-
-    def _along(self, z, directions, dtype):
-        """g(z) and its derivatives along directions (k, nz): (n, 3, S, S), (k, n, 3, S, S)."""
-        shape = len(directions), len(z)
         with forward_ad.dual_level():
-            duals = [forward_ad.unpack_dual(self.code(forward_ad.make_dual(z, d.repeat(len(z), 1))))
-                     for d in directions]
-        h, tangents = duals[0].primal.to(dtype), torch.stack([dual.tangent for dual in duals]).to(dtype)
+            duals = [forward_ad.unpack_dual(self.code(forward_ad.make_dual(z, axis.repeat(len(z), 1))))
+                     for axis in axes]
+        states = [duals[0].primal.to(dtype)]                     # what enters each layer, and the images
         for layer in self.deconv:
+            states.append(layer(states[-1]))
+        tangents = torch.stack([dual.tangent for dual in duals]).to(dtype)
+        parts = [self._push(part, states) for part in tangents.split(AT_ONCE)]
+        return states[-1], parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _push(self, tangents, states):
+        """Tangents (k, n, ...) at the code through the deconvolutions -> (k, n, 3, S, S)."""
+        for layer, h, y in zip(self.deconv, states, states[1:], strict=False):
             if isinstance(layer, Deconv):
-                h, tangents = layer(h), layer.tangent(tangents.flatten(0, 1)).unflatten(0, shape)
+                tangents = layer.tangent(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
             elif isinstance(layer, nn.Hardswish):    # no mixing of pixels: what backward gives is the tangent
-                h, tangents = layer(h), torch.ops.aten.hardswish_backward(tangents, h.expand_as(tangents))
+                tangents = torch.ops.aten.hardswish_backward(tangents, h.expand_as(tangents))
             else:
-                h = layer(h)
-                tangents = torch.ops.aten.tanh_backward(tangents, h)
-        return h, tangents
+                tangents = torch.ops.aten.tanh_backward(tangents, y)
+        return tangents

@@ -4,16 +4,15 @@ Generator with ReLU and batch normalisation in train mode, float32, one autograd
 Langevin steps an epoch, then one Adam step (4e-4, betas .5 and .999, decay .996). Their usual mistakes in
 Eq. 6 are left out.
 
-    python reference.py FOLDER CURVE.csv 200        record its PSNR, epoch by epoch, on a folder of images
+    python reference.py FOLDER CURVE.json N_EPOCHS       record its PSNR, epoch by epoch, on a folder
 """
-import csv
 import sys
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import load_img_tensors, set_seed
+from utils import hash_images, load_img_tensors, set_seed, write_json
 
 LANGEVIN_STEPS, STEP_SIZE = 120, 0.03
 PASSES = 2 * LANGEVIN_STEPS + 3              # network passes an epoch and image
@@ -77,16 +76,13 @@ class Reference:
 
 
 def main(folder, path, n_epochs):
-    reference = Reference(load_img_tensors(folder, 128)[0])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["epoch", "psnr"])
-        for epoch in range(1, int(n_epochs) + 1):
-            rows.writerow([epoch, f"{reference.epoch():.3f}"])
-            file.flush()
+    reference, psnr = Reference(load_img_tensors(folder, 128)[0]), []
+    for _ in range(int(n_epochs)):
+        psnr.append(round(reference.epoch(), 3))
+        write_json(path, {"img_size": 128, "psnr": psnr, "images": hash_images(folder)})
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python reference.py FOLDER CURVE.csv N_EPOCHS")
+        sys.exit("usage: python reference.py FOLDER CURVE.json N_EPOCHS")
     main(*sys.argv[1:])

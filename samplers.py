@@ -98,12 +98,11 @@ def _run(kernel, z, n_steps, step, target, age, callback):
         new = kernel.expand(kernel.propose(state, noise, s))
         log_ratio = kernel.log_ratio(state, new, noise, s).clamp(max=0)
         probability = torch.nan_to_num(log_ratio, nan=-math.inf).exp()
-        if kernel.keep_all:
-            state = new
-        else:
-            state = _where(torch.rand_like(probability) < probability, new, state)
+        old = state
+        state = new if kernel.keep_all else _where(torch.rand_like(probability) < probability, new, old)
         if target is not None:
-            step = (step * ((age + k + 1) ** -0.6 * (probability - target)).exp()).clamp(max=kernel.longest)
+            gain = (age + k + 1) ** -0.6 * torch.isfinite(old.energy)        # a bad start teaches nothing
+            step = (step * (gain * (probability - target)).exp()).clamp(max=kernel.longest)
         total += probability
         if callback is not None:
             callback(k, state.z, state.energy, probability)
@@ -162,7 +161,7 @@ class _Langevin:
             energy = self.neg_log_density(z)
             (grad,) = torch.autograd.grad(energy.sum(), z)     # sum, not mean: each chain keeps its own
         sound = torch.isfinite(energy) & torch.isfinite(grad.flatten(1)).all(1)
-        if not self.keep_all:                # a start without a gradient walks at random until it has one
+        if not self.keep_all:                # a start without a gradient proposes at random around itself
             grad = torch.where(sound.view(-1, *[1] * (grad.dim() - 1)), grad, 0)
         return self.State(z.detach(), torch.where(sound, energy.detach(), math.inf), grad)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from abp import ABP, Config
+from options import UserError
 
 COUNTS, SIDE = (11, 24, 96, 500), 128          # images, and their side in px
 SIZES = (64, 128, 256)                         # px, of 24 images
@@ -21,20 +22,24 @@ def epoch_seconds(n, size, precision, epochs):
 
 
 def peak_megabytes(n, size, precision):
-    """Peak memory of a process that runs one epoch, less that of one that only imports the program."""
+    """Peak memory of a process that trains, less that of one that only imports the program (Linux)."""
     return _peak(f"scaling.epoch_seconds({n}, {size}, {precision!r}, 1); ") - _peak("")
 
 
 @cache
 def _peak(code):
-    code = f"import scaling; {code}from resource import *; print(getrusage(RUSAGE_SELF).ru_maxrss // 1024)"
+    """VmHWM is the process's own; what getrusage tells is inherited from the parent."""
+    status = "open('/proc/self/status').read()"
+    code = f"import scaling; {code}print({status}.split('VmHWM:')[1].split()[0])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
-                          check=True, cwd=Path(__file__).parent)
-    return int(done.stdout)
+                          cwd=Path(__file__).parent)
+    if done.returncode:
+        raise UserError(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
+    return int(done.stdout) // 1024
 
 
 def power_fit(x, y):
-    """y = fixed + b x^p, fixed >= 0: the least squares of log y over a grid of p -> (p, fixed)."""
+    """y = fixed + b x^p, fixed >= 0: the least squares of log y over a grid of p -> (p, fixed). y > 0."""
     x, y = (torch.tensor(v, dtype=torch.float64) for v in (x, y))
     best = None
     for p in torch.arange(0.05, 2.0, 0.005).tolist():

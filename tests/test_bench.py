@@ -17,6 +17,7 @@ from diagnostics import (
 from models import GenNet
 from posterior import Posterior
 from reference import PublicNet, Reference
+from utils import hash_images, write_json
 
 
 @pytest.fixture
@@ -100,19 +101,45 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
     assert order == ["a", "b"] * 4 and set(seconds) == {"a", "b"}
 
 
-def test_every_part_of_the_benchmark_runs(faces, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("known, parts", [(True, bench.BenchConfig.parts), (False, "training")])
+def test_every_part_of_the_benchmark_runs(faces, tmp_path, monkeypatch, capsys, known, parts):
     monkeypatch.setattr(scaling, "COUNTS", (2, 4))
     monkeypatch.setattr(scaling, "SIZES", (16, 32))
     monkeypatch.setattr(scaling, "SIDE", 16)
+    curve = tmp_path / "curve.json"
+    recorded = {"img_size": 16, "psnr": [10.0, 20.5], "images": hash_images(faces) if known else {}}
+    write_json(curve, recorded)
+    monkeypatch.setattr(bench, "CURVE", curve)
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
     monkeypatch.setattr(bench, "gemm", lambda dtype: (lambda: torch.ones(8, 8) @ torch.ones(8, 8), 1024))
     out = tmp_path / "tables.md"
-    status = bench.main([f"--data={faces}", "--img_size=16", "--rounds=3", "--n_epochs=3", "--n_steps=30",
-                         "--n_moments=40", f"--out={out}"])
+    status = bench.main([f"--data={faces}", f"--parts={parts}", f"--out={out}", "--img_size=16", "--rounds=3",
+                         "--n_epochs=3", "--n_steps=30", "--n_moments=40"])
     assert status == 0, capsys.readouterr().err
     text = out.read_text(encoding="utf-8")
     assert text == capsys.readouterr().out.split("\n\n", 1)[1].rstrip("\n") + "\n"
-    assert text.count("### ") == 8 and "| smmala, 1 steps |" in text and "| reference loop |" in text
-    assert "nan" not in text
+    assert "nan" not in text and "| smmala, 1 steps |" in text
+    assert ("| reference loop | 486 / " in text) == known
+    assert text.count("### ") == (8 if known else 1) and ("is not known" in text) != known
+    for line in text.splitlines():
+        if line.startswith("| 24 images of"):
+            assert all(float(cell) > 0 for cell in line.split("|")[2:4])
+
+
+def test_peak_memory_is_that_of_the_child_alone():
+    alone = scaling._peak("")
+    held = torch.ones(100_000_000)                 # 400 MB here must not be seen there
+    scaling._peak.cache_clear()
+    assert len(held) and scaling._peak("") < alone + 100
+    assert scaling._peak("import torch; torch.ones(100_000_000); ") > alone + 300
+
+
+def test_chains_that_never_move_have_no_effective_samples():
+    torch.manual_seed(0)
+    draws = torch.randn(100, 4, 3, 2)
+    draws[:, :, 1] = 0.5
+    ess = bulk_ess(draws)
+    assert ess[1] == 0 and ess[0] > 100 and ess[2] > 100
 
 
 def test_the_benchmark_refuses_unknown_parts(capsys):

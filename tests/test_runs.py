@@ -44,7 +44,7 @@ def names(folder):
 def same(a, b):
     """Whether two checkpoints hold the same weights, optimizer, latents and random state, bit for bit."""
     a, b = (utils.load_checkpoint(folder / "checkpoint.pt") for folder in (a, b))
-    keys = ("epoch", "generator", "optimizer", "z", "rng")
+    keys = ("epoch", "generator", "optimizer", "z", "step", "rng")
     flat = [torch.utils._pytree.tree_leaves({k: c[k] for k in keys}) for c in (a, b)]
     return len(flat[0]) == len(flat[1]) and all(
         torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(*flat, strict=True))

@@ -291,6 +291,16 @@ def test_what_is_not_finite_is_rejected_and_left(name, bad):
     assert (outside.z[:, 0] <= 0).all()
 
 
+def test_a_start_that_is_not_finite_does_not_shrink_its_steps():
+    def far_side(z):
+        return torch.where(z[:, 0] > -1, z[:, 0] * math.nan, unit(z))
+
+    torch.manual_seed(0)
+    start = torch.tensor([[-0.9, 0.0]]).expand(500, 2)
+    chains = mala(far_side, start, 100, 0.3, TARGET_GRADIENT)
+    assert (chains.z[:, 0] <= -1).float().mean() > 0.95
+
+
 def test_a_metric_that_is_not_positive_definite_is_rejected():
     def metric(z):
         return torch.where(z[:, 0] > 0.5, -1.0, 1.0)[:, None, None] * torch.eye(2)
