@@ -2,8 +2,8 @@
 
 Each output pixel meets 2 x 2 pixels of the input, so the same map is a 2 x 2 convolution to four times the
 channels, whose result is dealt out to the four output pixels that share a window. On a CPU that is quicker
-forward where the output has few channels, and for the gradient of the weights where the input is large;
-`python bench.py --parts layers` shows it.
+forward where the output has few channels, and for the gradient of the weights where the input is large; where
+it is small, one matrix product is. `python bench.py --parts layers` shows it.
 """
 import torch
 from torch import nn
@@ -55,10 +55,22 @@ def _deconvolve(x, weight, bias):
 
 
 def _weight_gradient(x, weight, grad):
-    if x.is_cuda or x.shape[2] < LARGE_SIDE:
+    if x.is_cuda:
         return conv2d_weight(grad, weight.shape, x, 2, 1)
+    if x.shape[2] < LARGE_SIDE:
+        return _weight_gradient_as_product(x, grad)
     taps = (4 * weight.shape[1], weight.shape[0], 2, 2)
     return _weight_of_taps(conv2d_weight(x, taps, _gather(grad), padding=1), weight.shape)
+
+
+def _weight_gradient_as_product(x, grad):
+    """One matrix product of the inputs with the 4 x 4 pixels of the output that each of them meets."""
+    (n, c, s, _), out = x.shape, grad.shape[1]
+    padded = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    image, row, column, _ = padded.stride()
+    met = padded.as_strided((n, s, s, 4, 4, out), (image, 2 * row, 2 * column, row, column, 1))
+    product = x.permute(0, 2, 3, 1).reshape(-1, c).T @ met.reshape(n * s * s, 16 * out)
+    return product.view(c, 4, 4, out).permute(0, 3, 1, 2)
 
 
 def _taps(weight):

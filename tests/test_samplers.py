@@ -232,7 +232,7 @@ def test_adaptation_fades_so_that_the_limit_is_exact():
         z, _, step, _ = mala(unit, z, 200, step, TARGET_GRADIENT, age)
         steps.append(step)
     wander = [(b / a).log().std().item() for a, b in zip(steps, steps[1:], strict=False)]
-    assert wander[-1] < 0.5 * wander[0] and z.var() == pytest.approx(1, rel=0.03)
+    assert wander[-1] < 0.7 * wander[0] and z.var() == pytest.approx(1, rel=0.03)
 
 
 def test_adapted_manifold_steps_stop_at_a_full_newton_step():
