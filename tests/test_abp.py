@@ -46,14 +46,14 @@ def test_plain_langevin_samples_the_posterior_with_the_bias_of_its_step(make_lin
     assert (step == s).all() and acceptance.mean() > 0.85 and passes == 2 * 151
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "mala", "smmala"])
-def test_automatic_steps_are_kept_for_each_image_from_epoch_to_epoch(make_linear, sampler):
-    """With the accept step the posterior is exact; without it, nearly so."""
+@pytest.mark.parametrize("sampler, target", [("langevin", 0.95), ("mala", 0.574), ("smmala", 0.69)])
+def test_automatic_steps_are_kept_for_each_image_from_epoch_to_epoch(make_linear, sampler, target):
+    """With the accept step the posterior is nearly exact; smmala's steps stop at a Newton step."""
     model, mean, covariance = make_linear(1.0, n=2000, sampler=sampler, langevin_num_steps=20, n_epochs=6,
                                           prior_draws=0, learn_num_steps=1, z_noise=0.0, lr=1e-7)
     row = list(model.train())[-1]                # its optimizer holds another generator's weights
     assert len(model.step.unique()) > 1000 and row["step"] == pytest.approx(model.step.mean().item())
-    assert row["accept"] == pytest.approx(0.95 if sampler == "langevin" else 0.574, abs=0.07)
+    assert row["accept"] == pytest.approx(target, abs=0.05)
     assert torch.allclose(model.z.mean(0), mean, atol=0.02)
     tolerance = 0.3 if sampler == "langevin" else 0.12
     assert torch.allclose(model.z.var(0), covariance.diagonal(), rtol=tolerance)
