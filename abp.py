@@ -107,6 +107,8 @@ class Config:
             raise UserError("--data is empty; give a folder of images")
         if self.img_size & (self.img_size - 1):
             raise UserError(f"--img_size must be a power of two from {MIN_SIZE}, not {self.img_size}")
+        if self.cold_sigma and self.langevin_num_steps < 2:
+            raise UserError("--cold_sigma tempers along a chain; give --langevin_num_steps of at least 2")
 
     @property
     def starts(self):

@@ -87,15 +87,11 @@ def deconv_flops(net):
     return total
 
 
-class PlainDeconv(torch.nn.ConvTranspose2d):
-    """A deconvolution as torch has it."""
-
-
 def plain(net):
     """A generator as public code would run it: torch's deconvolutions, contiguous weights, float32."""
     for i, layer in enumerate(net.deconv):
         if isinstance(layer, Deconv):
-            net.deconv[i] = PlainDeconv(layer.in_channels, layer.out_channels, 4, 2, 1)
+            net.deconv[i] = torch.nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1)
     return net
 
 
@@ -157,7 +153,7 @@ def layers(config, images, precision, session):
             h = layer(h)
         if not isinstance(layer, Deconv):
             continue
-        theirs = PlainDeconv(layer.in_channels, layer.out_channels, 4, 2, 1)
+        theirs = torch.nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1)
         theirs.to(dtype).to(memory_format=torch.channels_last)
         work = 2 * n * layer.in_channels * layer.out_channels * TAPS * x.shape[2] ** 2
         size = x.element_size() * (x.numel() + h.numel() + layer.weight.numel())

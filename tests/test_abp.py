@@ -68,6 +68,8 @@ def test_sigma_falls_along_a_tempered_cold_chain(make_model):
     assert make_model("warm", langevin_num_steps=4, cold_sigma=27.0)._ladder(1.0) == [(1.0, 4)]
     chains = model.sample_langevin(model.z, model.images, 1.0)
     assert chains.passes == 4 * 2 * 3
+    with pytest.raises(UserError, match="--langevin_num_steps"):
+        Config(cold_sigma=27.0)
 
 
 @pytest.mark.parametrize("s", [0.0, 0.5])
