@@ -105,7 +105,7 @@ def panel(net, z, config):
 def draw_recon(net, z, images, path):
     """Training images and their reconstructions; of a large folder, evenly spaced ones."""
     shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
-    figures.save_recon(images[shown], generate(net, z[shown.to(z.device)]), path)
+    figures.save_recon({"image": images[shown], "g(z)": generate(net, z[shown.to(z.device)])}, path)
 
 
 def draw_snapshot(net, z, images, config, folder, epoch):
