@@ -45,7 +45,8 @@ def _for_arviz(draws):
 
 
 def _array_stats():
-    from arviz_stats.base import array_stats           # half a second, and little needs it
+    """ArviZ, imported where it is needed: that takes half a second."""
+    from arviz_stats.base import array_stats
 
     return array_stats
 

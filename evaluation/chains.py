@@ -14,6 +14,8 @@ SAMPLERS = {                   # name: (sampler, needs the metric, acceptance it
     "rw_mh": (rw_mh, False, TARGET_WALK),
 }
 N_DRAWS = 96                   # of the prior, from which a chain is started
+STUCK_COLUMNS = ("image", "chain", "z1_start", "z2_start", "z1_end", "z2_end", "nats_above", "z1_restart",
+                 "z2_restart")
 STUCK = 10.0                   # nats above the best mode at which a chain counts as stuck; 1 is expected
 
 
@@ -91,10 +93,9 @@ def stuck_chains(run, evidence, index, names, floor):
         own = (modes.image == index[k]).nonzero().squeeze(1)
         best = modes.z[own[modes.log_mass[own].argmax()]]
         start, end = run.path[0, chain, k], run.draws[-1, chain, k]
-        rows.append({"image": names[index[k]], "chain": chain + 1, "z1_start": start[0].item(),
-                     "z2_start": start[1].item(), "z1_end": end[0].item(), "z2_end": end[1].item(),
-                     "nats_above": excess[chain, k].item(), "z1_restart": best[0].item(),
-                     "z2_restart": best[1].item()})
+        values = (names[index[k]], chain + 1, *start.tolist(), *end.tolist(), excess[chain, k].item(),
+                  *best.tolist())
+        rows.append(dict(zip(STUCK_COLUMNS, values, strict=True)))
     return rows
 
 

@@ -12,7 +12,7 @@ TEAR_LINES, TEAR_POINTS, TEAR_RADIUS = 24, 60, 2.0
 
 
 def latents(z, names, prior_sigma):
-    """One row for each image: its z and |z|^2 in units of prior_sigma^2, chi^2 with 2 degrees of freedom."""
+    """One row for each image: z, and |z|^2 over prior_sigma^2, which is chi^2 with 2 degrees of freedom."""
     square = (z.double() / prior_sigma).square().sum(1)
     edge = stats.chi2.ppf(DISK, 2)
     return [{"image": name, "z_1": point[0].item(), "z_2": point[1].item(), "z_square": s.item(),
@@ -20,7 +20,7 @@ def latents(z, names, prior_sigma):
 
 
 def occupancy(z, prior_sigma):
-    """How the latents z (n, 2) fill the prior and the panel: rows of quantity, value, and what the prior has."""
+    """How the latents z (n, 2) fill the prior and the panel: rows of a quantity, its value, the prior's."""
     square = (z.double() / prior_sigma).square().sum(1)
     d = panel_range(z, prior_sigma)
     inside_panel = (z.abs() <= d).all(1).double().mean().item()
@@ -32,7 +32,8 @@ def occupancy(z, prior_sigma):
         {"quantity": "share of images within the 95 % disk", "value": share, "prior": DISK},
         {"quantity": f"share of images within the panel, d = {d:.2g}", "value": inside_panel,
          "prior": float(panel_mass)},
-        {"quantity": "Kolmogorov-Smirnov distance of |z|² from χ²", "value": float(test.statistic), "prior": 0.0},
+        {"quantity": "Kolmogorov-Smirnov distance of |z|² from χ²", "value": float(test.statistic),
+         "prior": 0.0},
         {"quantity": "its p-value", "value": float(test.pvalue), "prior": None},
     ]
 
