@@ -28,7 +28,7 @@ def bulk_ess(draws):
     try:
         from arviz_stats.base import array_stats
     except ModuleNotFoundError:
-        raise UserError("arviz-stats is not installed; pip install -r tests/requirements.txt") from None
+        raise UserError("arviz-stats is not installed; pip install -r requirements.txt") from None
     ess = array_stats.ess(draws.movedim(0, 1).double().numpy(), chain_axis=0, draw_axis=1, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)
     return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
