@@ -76,11 +76,12 @@ def list_images(folder):
     return paths
 
 
-def load_image(path, img_size):
+def load_image(path, img_size, resampling=Image.Resampling.LANCZOS):
     """One file as a (3, img_size, img_size) float32 tensor in [-1, 1]: 0 -> -1, 255 -> 1.
 
     Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and
-    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized with antialiasing.
+    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized (with antialiasing,
+    unless another of Pillow's ways is given).
     Raises UserError naming the file if it is no image, is truncated, or is above Pillow's limit of pixels.
     """
     try:
@@ -96,7 +97,7 @@ def load_image(path, img_size):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
                         "mend it or take it out of the folder") from None
-    image = ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS)
+    image = ImageOps.fit(image, (img_size, img_size), resampling)
     return to_tensor(image)
 
 
