@@ -54,20 +54,22 @@ def save_images(images, path, ncol=12):
     _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
 
 
-def save_recon(images, recon, path, ncol=12):
-    """Training images (n, 3, h, w) with their reconstructions g(z) under them, row by row, as PNG."""
-    ncol = min(ncol, len(images))
-    size = images.shape[-1]
+def save_rows(rows, path, ncol=12):
+    """Images under images, as PNG: {label: images (n, 3, h, h) in [-1, 1]}, one row for each label.
+
+    Beyond ncol images the rows go on below, as another block of rows.
+    """
+    n, size = len(next(iter(rows.values()))), next(iter(rows.values())).shape[-1]
+    ncol = min(ncol, n)
     margin, between = max(16, size // 4), max(4, size // 12)
-    blocks = [(_tile(images[i:i + ncol], ncol), _tile(recon[i:i + ncol], ncol))
-              for i in range(0, len(images), ncol)]
-    height = len(blocks) * (2 * size + GAP + between) - between
-    sheet = Image.new("RGB", (margin + blocks[0][0].shape[1], height), "white")
+    block = len(rows) * (size + GAP) - GAP + between
+    sheet = Image.new("RGB", (margin + ncol * (size + GAP) - GAP, math.ceil(n / ncol) * block - between),
+                      "white")
     font = ImageFont.load_default(max(8, size // 8))
-    for k, pair in enumerate(blocks):
-        for j, (row, label) in enumerate(zip(pair, ("image", "g(z)"), strict=True)):
-            y = k * (2 * size + GAP + between) + j * (size + GAP)
-            sheet.paste(Image.fromarray(row), (margin, y))
+    for k, first in enumerate(range(0, n, ncol)):
+        for j, (label, images) in enumerate(rows.items()):
+            y = k * block + j * (size + GAP)
+            sheet.paste(Image.fromarray(_tile(images[first:first + ncol], ncol)), (margin, y))
             sheet.paste(_upright(label, font, (margin, size)), (0, y))
     _save_picture(sheet, path)
 

@@ -1,4 +1,5 @@
 """Which pixels of the training images are seen: masks of 1 (visible) and 0 (hidden), and errors where 0."""
+import hashlib
 from pathlib import Path
 
 import torch
@@ -7,8 +8,8 @@ from PIL import Image
 from options import UserError
 from utils import load_image
 
-MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K x K block hidden) or an image "
-           "file, black where pixels are hidden")
+MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K x K block hidden) or an "
+           "image file, black where pixels are hidden")
 
 
 def parse_mask(text, img_size):
@@ -84,6 +85,11 @@ def _read(path, img_size):
 def hide(images, mask):
     """Images (n, 3, S, S) in [-1, 1] with the hidden pixels of a mask (n, 1, S, S) mid grey: 0."""
     return images.masked_fill(mask == 0, 0)
+
+
+def fingerprint(mask):
+    """First 16 hex digits of the SHA-256 of a mask's pixels; "" of None."""
+    return "" if mask is None else hashlib.sha256(mask.bool().numpy().tobytes()).hexdigest()[:16]
 
 
 def hidden_error(recovered, images, mask):

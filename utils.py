@@ -48,10 +48,20 @@ def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
     return sig * torch.randn(batch_size, nz, generator=generator)
 
 
-def squared_distances(a, b):
-    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m)."""
-    a, b = (images.movedim(1, -1).flatten(1) for images in (a, b))   # no copy if channels come last in memory
-    return torch.cdist(a, b).square()
+def squared_distances(a, b, mask=None):
+    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m).
+
+    With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1, by two matrix products:
+    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip |b_kp|^2.
+    """
+    a, b = (images.movedim(1, -1) for images in (a, b))   # flat without a copy if channels are last in memory
+    if mask is None:
+        return torch.cdist(a.flatten(1), b.flatten(1)).square()
+    mask = mask.movedim(1, -1)
+    seen = a * mask
+    squares = seen.flatten(1).square().sum(1, keepdim=True) + mask.flatten(1) @ b.square().sum(3).flatten(1).T
+    cross = seen.flatten(1) @ b.flatten(1).T
+    return (squares - 2 * cross).clamp(min=0)             # rounding may leave what is nearly 0 below it
 
 
 # -------------------------------------------------------------------------------------------------- images in
