@@ -26,6 +26,7 @@ import torch
 import results
 import run
 from device import choose_device, fastest
+from masks import MEANING, hide, make_mask, parse_mask
 from models import MIN_SIZE, GenNet
 from options import UserError, check, exit_status, option, parse_args
 from posterior import Posterior, frozen
@@ -56,6 +57,7 @@ class Config:
     start: str = option("both", "chains go on from the last epoch (warm) or begin anew each epoch (cold)",
                         choices=("both", "warm", "cold"))
     data: str = option("data/drawn", "folder of images")
+    mask: str = option("none", f"which pixels of the images are seen: {MEANING}")
     out: str = option("", "run folder to make; none: the next free output/001, output/002, ...")
     resume: str = option("", "run folder to go on with; a larger --n_epochs extends a finished run")
     seed: int = option(1, "seed of everything random", 0, 2**31 - 1)
@@ -109,6 +111,7 @@ class Config:
             raise UserError(f"--img_size must be a power of two from {MIN_SIZE}, not {self.img_size}")
         if self.cold_sigma and self.langevin_num_steps < 2:
             raise UserError("--cold_sigma tempers along a chain; give --langevin_num_steps of at least 2")
+        parse_mask(self.mask, self.img_size)
 
     @property
     def starts(self):
@@ -138,13 +141,15 @@ class Config:
 class ABP:
     """A generator and one latent per training image, learned together by alternating back-propagation.
 
-    images (n, 3, S, S) in [-1, 1]; start "warm" or "cold"; names of the images, for messages.
+    images (n, 3, S, S) in [-1, 1]; start "warm" or "cold"; names of the images, for messages. Pixels that
+    config.mask hides have no part in training or in its log; only final results are compared with them.
     """
 
     def __init__(self, config, images, start="warm", device="cpu", precision="fp32", names=None):
         self.config, self.images, self.start = config, images, start
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.names = names or [f"image {i}" for i in range(len(images))]
+        self.mask = make_mask(config.mask, len(images), config.img_size, config.seed)   # (n, 1, S, S) or None
         set_seed(config.seed)
         self.net = GenNet(config.nz, config.img_size, config.hidden, config.width)
         self.net.to(self.device, memory_format=torch.channels_last)
@@ -156,15 +161,18 @@ class ABP:
 
     # ---- step 1: infer
 
-    def posterior(self, x, sigma=None):
-        """p(z | x) of the generator as it stands, for images x (n, 3, S, S); sigma defaults to mse_sigma."""
+    def posterior(self, x, sigma=None, mask=None):
+        """p(z | x) of the generator as it stands, for images x (n, 3, S, S); sigma defaults to mse_sigma.
+
+        mask (n, 1, S, S) is 1 where a pixel of x is seen; None: all are.
+        """
         config = self.config
         net = frozen(self.net, self.dtype)
-        return Posterior(net, x, sigma or config.mse_sigma, config.prior_sigma, self.dtype)
+        return Posterior(net, x, sigma or config.mse_sigma, config.prior_sigma, self.dtype, mask)
 
-    def sample_langevin(self, z, x, sigma=None):
-        """Chains of langevin_num_steps steps from z (n, nz) for images x (n, 3, S, S) -> Chains."""
-        return self._sample(self.posterior(x, sigma), z, self.config.first_step)
+    def sample_langevin(self, z, x, sigma=None, mask=None):
+        """Chains of langevin_num_steps steps from z (n, nz) on the `posterior` of x -> Chains."""
+        return self._sample(self.posterior(x, sigma, mask), z, self.config.first_step)
 
     def _sample(self, posterior, z, step):
         config, name = self.config, self.config.chosen_sampler
@@ -203,7 +211,8 @@ class ABP:
 
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z -> acceptance (m,), step size (m,)."""
-        posterior = self.posterior(self._batch(index), self.config.sigma(self.epoch))
+        x, mask = self._batch(index)
+        posterior = self.posterior(x, self.config.sigma(self.epoch), mask)
         begin = self.chain_start(posterior, self.z[index])
         if self.start == "warm":
             self.jumps += (begin != self.z[index]).any(1).sum().item()
@@ -220,9 +229,10 @@ class ABP:
 
         progress in [0, 1) sets the learning rate. Returns the norm of the gradient of Eq. 7 at mse_sigma.
         """
-        x, z = self._batch(index), self.z[index]
+        (x, mask), z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
-        squared_error = (x - self.net(z, self.dtype).float()).square().sum((1, 2, 3))
+        error = x - self.net(z, self.dtype).float()
+        squared_error = (error if mask is None else error * mask).square().sum((1, 2, 3))
         self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (a smaller one)")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
@@ -255,7 +265,7 @@ class ABP:
 
     def _row(self, acceptance, step, norm):
         row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1)}
-        row |= results.reconstruction(self.net, self.z, self.images, self.config.mse_sigma)
+        row |= results.reconstruction(self.net, self.z, self.images, self.config.mse_sigma, self.mask)
         for name, values in (("mean", self.z.mean(0)), ("std", self.z.std(0, correction=0))):
             row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
         return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
@@ -264,7 +274,13 @@ class ABP:
                       "jumps": self.jumps / len(self.images), "passes": self.passes / len(self.images)}
 
     def _batch(self, index):
-        return self.images[index.cpu()].to(self.device, memory_format=torch.channels_last)
+        """Images and mask at `index`, on the device; hidden pixels are 0, so that nothing can learn them."""
+        index = index.cpu()
+        x, mask = self.images[index], None
+        if self.mask is not None:
+            mask = self.mask[index]
+            x, mask = hide(x, mask), mask.to(self.device)
+        return x.to(self.device, memory_format=torch.channels_last), mask
 
     def _check_finite(self, values, index, what, option_name):
         good = torch.isfinite(values).flatten(1).all(1) if values.dim() > 1 else torch.isfinite(values)
@@ -354,7 +370,7 @@ def train(config, given=frozenset()):
     if "resume" in given or config.resume:
         folder, config, record = run.reopen(config, given)
         choose_device(record["device"])
-        run.same_images(record, data_folder(config))
+        run.same_images(record, config, data_folder(config))
         images, names = load_img_tensors(data_folder(config), config.img_size)
     else:
         images, names = load_img_tensors(data_folder(config), config.img_size)

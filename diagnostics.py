@@ -3,7 +3,6 @@ import math
 
 import torch
 
-from posterior import Posterior
 from samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 
 N_CHAINS = 4           # for each image
@@ -89,8 +88,7 @@ def smmala_draws(posterior, z, step, n_steps):
 
 
 def _repeated(posterior):
-    return Posterior(posterior.net, posterior.images.repeat(N_CHAINS, 1, 1, 1), posterior.sigma,
-                     posterior.prior_sigma, posterior.dtype)
+    return posterior.of(torch.arange(len(posterior.images)).repeat(N_CHAINS))
 
 
 def _width(posterior, z):
@@ -108,11 +106,10 @@ def grid_moments(posterior, centre, scale, reach=5.0, cells=31):
     axis = torch.linspace(-reach, reach, cells)
     u = torch.cartesian_prod(axis, axis)
     means, covariances = [], []
-    for image, middle, factor in zip(posterior.images, centre, scale, strict=True):
+    for i, (middle, factor) in enumerate(zip(centre, scale, strict=True)):
         points = middle + u @ factor.T
-        energy = torch.cat([
-            Posterior(posterior.net, image.expand(len(part), -1, -1, -1), posterior.sigma,
-                      posterior.prior_sigma, posterior.dtype).energy(part) for part in points.split(64)])
+        energy = torch.cat([posterior.of(torch.full((len(part),), i)).energy(part)
+                            for part in points.split(64)])
         weight = torch.softmax(-energy.double(), 0)
         points = points.double()
         mean = weight @ points

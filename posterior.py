@@ -20,15 +20,22 @@ class Posterior:
     sigma        std of the noise on a pixel, Eq. 3
     prior_sigma  std of the prior of z
     dtype        of the deconvolutions
+    mask         (n, 1, S, S), 1 where a pixel is seen: |I - g(z)|^2 and J are those of these pixels alone;
+                 None: all are
     """
 
-    def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32):
-        self.net, self.images = net, images
+    def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32, mask=None):
+        self.net, self.images, self.mask = net, images, mask
         self.sigma, self.prior_sigma, self.dtype = sigma, prior_sigma, dtype
 
     def at(self, sigma):
         """The same posterior for another sigma."""
-        return Posterior(self.net, self.images, sigma, self.prior_sigma, self.dtype)
+        return Posterior(self.net, self.images, sigma, self.prior_sigma, self.dtype, self.mask)
+
+    def of(self, index):
+        """The same posterior for the images `index` (m,), some of which may come more than once."""
+        mask = None if self.mask is None else self.mask[index]
+        return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype, mask)
 
     def g(self, z):
         """The generator: z (n, nz) -> images (n, 3, S, S), float32."""
@@ -36,17 +43,21 @@ class Posterior:
 
     def energy(self, z):
         """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): (n, nz) -> (n,)."""
-        return self._energy(z, self.g(z) - self.images)
+        return self._energy(z, self._seen(self.g(z) - self.images))
 
     def local(self, z):
         """U(z) (n,), dU/dz (n, nz), metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz); J = dg/dz."""
         images, jacobian = self.net.jacobian(z, self.dtype)
-        residual = images.float() - self.images
+        residual, jacobian = self._seen(images.float() - self.images), self._seen(jacobian)
         jacobian = jacobian.flatten(2).float().transpose(0, 1)                          # (n, nz, D)
         pull = torch.einsum("nad,nd->na", jacobian, residual.flatten(1)) / self.sigma**2
         metric = jacobian @ jacobian.mT / self.sigma**2
         prior = torch.eye(z.shape[1], device=z.device) / self.prior_sigma**2
         return self._energy(z, residual), pull + z / self.prior_sigma**2, metric + prior
+
+    def _seen(self, values):
+        """Values (..., n, 3, S, S), 0 where a pixel is hidden."""
+        return values if self.mask is None else values * self.mask
 
     def _energy(self, z, residual):
         return (residual.square().sum((1, 2, 3)) / (2 * self.sigma**2)
@@ -62,10 +73,10 @@ class Posterior:
         sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a
         chain can leave a poor local mode.
         """
-        parts = [squared_distances(self.images, self.g(part)) for part in draws.split(64)]
+        parts = [squared_distances(self.images, self.g(part), self.mask) for part in draws.split(64)]
         squared_error = torch.cat(parts, 1)
         if current is not None:
-            own = (self.g(current) - self.images).square().sum((1, 2, 3))
+            own = self._seen(self.g(current) - self.images).square().sum((1, 2, 3))
             squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
         gumbel = -torch.empty_like(squared_error).exponential_().log()   # the argmax draws from a softmax
         chosen = (gumbel - squared_error / (2 * self.sigma**2)).argmax(1)

@@ -4,6 +4,7 @@ import math
 import torch
 
 import figures
+from masks import hidden_error, hide
 from utils import sample_gaussian_prior, squared_distances, write_atomic, write_json
 
 N_SAMPLES = 96             # random samples that are drawn and measured
@@ -23,6 +24,10 @@ METRICS = {                # key of metrics.json: (Markdown, LaTeX, format)
     "epochs": ("epochs", "epochs", "d"),
     "seconds": ("training time [s]", "training time [s]", ".0f"),
 }
+HIDDEN_METRICS = {         # the same, of a run with a mask
+    "hidden_mae": ("hidden pixels: mean error of 0 to 255", "hidden pixels: mean error of 0 to 255", ".2f"),
+    "hidden_relative": ("hidden pixels: relative error", "hidden pixels: relative error", ".3f"),
+}
 
 
 @torch.no_grad()
@@ -38,30 +43,37 @@ def sample_images(net, config, n=N_SAMPLES):
     return generate(net, draws.to(next(net.parameters()).device))
 
 
-def reconstruction(net, z, images, mse_sigma):
+def reconstruction(net, z, images, mse_sigma, mask=None):
     """loss (Eq. 7), mse and psnr of images (n, 3, S, S) at their z (n, nz), in float32.
 
-    psnr is the mean over images of 10 log10(4 / mse_i), in dB.
+    psnr is the mean over images of 10 log10(4 / mse_i), in dB. With a mask (n, 1, S, S) all three are of the
+    visible pixels: the loss sums over them, mse_i is the mean over those of image i.
     """
-    mse = torch.cat([(generate(net, part) - x).square().mean((1, 2, 3))
-                     for part, x in zip(z.split(64), images.split(64), strict=True)])
-    loss = mse.mean().item() * images[0].numel() / (2 * mse_sigma**2)
+    def squared_error(part):
+        squares = (generate(net, z[part]) - images[part]).square()
+        return (squares if mask is None else squares * mask[part]).mean((1, 2, 3))
+
+    error = torch.cat([squared_error(slice(k, k + 64)) for k in range(0, len(z), 64)])
+    loss = error.mean().item() * images[0].numel() / (2 * mse_sigma**2)
+    mse = error if mask is None else error / mask.mean((1, 2, 3))
     return {"loss": loss, "mse": mse.mean().item(),
             "psnr": (10 * torch.log10(4 / mse)).mean().item()}
 
 
-def measure(net, z, images, samples, config):
+def measure(net, z, images, samples, config, mask=None):
     """The numbers of metrics.json that say how good a generator and its latents are, in float32.
 
     sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
     images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and
-    10th percentile.
+    10th percentile. With a mask (n, 1, S, S) the reconstruction is measured on visible pixels, all of the
+    image is what samples are compared with, and `hidden_error` tells how well hidden pixels are recovered.
     """
     distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
     nearest = distances.min(1).values / images[0].numel()
     nearest_psnr = 10 * torch.log10(4 / nearest)
     data_saturation = _saturation(images)
-    return reconstruction(net, z, images, config.mse_sigma) | {
+    hidden = {} if mask is None else hidden_error(generate(net, z), images, mask)
+    return reconstruction(net, z, images, config.mse_sigma, mask) | hidden | {
         "z_std": z.std(0, correction=0).mean().item(),
         "z_mean_square": z.square().mean().item(),
         "sample_saturation": _saturation(samples) - data_saturation,
@@ -102,28 +114,33 @@ def panel(net, z, config):
     return generate(net, panel_latents(columns, rows, config.nz).to(z.device)), columns, rows
 
 
-def draw_recon(net, z, images, path):
-    """Training images and their reconstructions; of a large folder, evenly spaced ones."""
+def draw_recon(net, z, images, path, mask=None):
+    """Training images and their reconstructions; of a large folder, evenly spaced ones.
+
+    With a mask (n, 1, S, S): images as seen, hidden pixels mid grey, reconstructions, and whole images.
+    """
     shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
-    figures.save_recon({"image": images[shown], "g(z)": generate(net, z[shown.to(z.device)])}, path)
+    x, recon = images[shown], generate(net, z[shown.to(z.device)])
+    figures.save_recon({"image": x, "g(z)": recon} if mask is None else
+                      {"seen": hide(x, mask[shown]), "g(z)": recon, "image": x}, path)
 
 
-def draw_snapshot(net, z, images, config, folder, epoch):
+def draw_snapshot(net, z, images, config, folder, epoch, mask=None):
     """Reconstructions, samples and the plain panel: EPOCH_recon.png, EPOCH_samples.png, EPOCH_interp.png."""
-    draw_recon(net, z, images, folder / f"{epoch:04d}_recon.png")
+    draw_recon(net, z, images, folder / f"{epoch:04d}_recon.png", mask)
     figures.save_images(sample_images(net, config), folder / f"{epoch:04d}_samples.png")
     figures.save_images(panel(net, z, config)[0], folder / f"{epoch:04d}_interp.png", config.ninterp)
 
 
-def write_start(net, z, images, history, config, folder):
+def write_start(net, z, images, history, config, folder, mask=None):
     """All results of one finished start in its folder: every figure, then metrics.json."""
     samples = sample_images(net, config)
-    draw_recon(net, z, images, folder / "recon.png")
+    draw_recon(net, z, images, folder / "recon.png", mask)
     figures.save_images(samples, folder / "samples.png")
     figures.save_interp(*panel(net, z, config), [folder / "interp.png", folder / "interp.pdf"])
     figures.plot_stats({folder.name: history}, [folder / "loss.png", folder / "loss.pdf"])
     figures.plot_latents(z, images, config.prior_sigma, folder / "latents.pdf")
-    metrics = measure(net, z, images, samples, config)
+    metrics = measure(net, z, images, samples, config, mask)
     metrics |= {"panel_range": panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
                 "n_images": len(images), "img_size": config.img_size}
@@ -160,10 +177,16 @@ def _half_way(snapshots, start, n_epochs):
     return f"{start} start, {epoch} epochs", snapshots / f"{epoch:04d}_recon.png"
 
 
+def _table_rows(metrics):
+    """METRICS, and those of hidden pixels where there are any."""
+    masked = any("hidden_mae" in m for m in metrics.values())
+    return (METRICS | HIDDEN_METRICS if masked else METRICS).items()
+
+
 def _markdown_table(metrics):
     lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
              "|---|" + "---:|" * len(metrics)]
-    for key, (name, _, form) in METRICS.items():
+    for key, (name, _, form) in _table_rows(metrics):
         lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
     return "\n".join(lines) + "\n"
 
@@ -171,7 +194,7 @@ def _markdown_table(metrics):
 def _latex_table(metrics):
     lines = [r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\hline",
              " & " + " & ".join(f"{start} start" for start in metrics) + r" \\", r"\hline"]
-    for key, (_, name, form) in METRICS.items():
+    for key, (_, name, form) in _table_rows(metrics):
         lines.append(f"{name} & " + " & ".join(f"${m[key]:{form}}$" for m in metrics.values()) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
 
@@ -184,9 +207,13 @@ def _captions(metrics, config):
         corner = f"$z = (-{d}, {d})$" if config.nz > 1 else f"$z = -{d}$"
         plane = "$z_1$ grows to the right" + (" and $z_2$ upwards" if config.nz > 1 else "") + (
             ", the other coordinates are $0$" if config.nz > 2 else "")
+        masked = "hidden_mae" in m
+        recon = ("Training images as seen, hidden pixels grey, below each the reconstruction $g(z)$ at its "
+                 "inferred $z$ and the whole image" if masked else
+                 "Training images and, below each, the reconstruction $g(z)$ at its inferred $z$")
+        where = " of visible pixels" if masked else ""
         captions = {
-            "Recon": "Training images and, below each, the reconstruction $g(z)$ at its inferred $z$; "
-                     f"{start} start, {m['epochs']} epochs, PSNR {m['psnr']:.1f} dB.",
+            "Recon": f"{recon}; {start} start, {m['epochs']} epochs, PSNR{where} {m['psnr']:.1f} dB.",
             "Samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; "
                        f"{start} start.",
             "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; "

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import results
 from figures import plot_stats
+from masks import fingerprint, make_mask
 from options import Interrupted, UserError
 from utils import (
     hash_images,
@@ -24,15 +25,17 @@ from utils import (
     write_table,
 )
 
-MAY_CHANGE = {"resume", "data", "n_epochs", "n_log", "n_plot", "n_stats"}   # what a resumed run may be given
+# what a resumed run may be given; folder of images and mask, should they have moved: they must be the same
+MAY_CHANGE = {"resume", "data", "mask", "n_epochs", "n_log", "n_plot", "n_stats"}
 
 
 # ------------------------------------------------------------------------------------------- the run's record
 
 def begin(config, data, device, precision, parent):
     """Make the folder of a new run with its config.json. Returns its path and the record."""
+    hashes = hash_images(data)
     record = {"options": dataclasses.asdict(config), "device": str(device), "precision": precision,
-              "threads": torch.get_num_threads(), "images": hash_images(data),
+              "threads": torch.get_num_threads(), "images": hashes, "mask": _mask_hash(config, len(hashes)),
               "versions": {"python": platform.python_version(), "torch": torch.__version__,
                            "torchvision": torchvision.__version__, "numpy": numpy.__version__}}
     folder = new_run_folder(config.out, record, parent)
@@ -68,14 +71,21 @@ def update_record(folder, record, config):
     write_json(folder / "config.json", record | {"options": dataclasses.asdict(config)})
 
 
-def same_images(record, data):
-    """Raise UserError unless a folder still holds the images the run began with."""
+def _mask_hash(config, n):
+    return fingerprint(make_mask(config.mask, n, config.img_size, config.seed))
+
+
+def same_images(record, config, data):
+    """Raise UserError unless a folder still holds the images the run began with, and its mask."""
     old, new = record["images"], hash_images(data)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             change = "is gone" if name not in new else "is new" if name not in old else "has changed"
             raise UserError(f"{data}/{name}: {change} since the run began; "
                             "restore the images or start a new run")
+    if record.get("mask", "") != _mask_hash(config, len(old)):       # records from before masks have none
+        raise UserError(f"--mask {config.mask}: hides other pixels than when the run began; "
+                        "restore it or start a new run")
 
 
 def same_run(checkpoint, config, names, path):
@@ -137,7 +147,7 @@ class Recorder:
                 last = epoch == config.n_epochs
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
-                                          epoch)
+                                          epoch, model.mask)
                 if not last and epoch % config.n_stats == 0:
                     plot_stats({model.start: model.history}, [self.folder / "loss.png"])
                 if last or stop.requested or epoch % config.n_log == 0:
@@ -151,7 +161,8 @@ class Recorder:
     def finish(self):
         """Draw every figure and measure; returns the metrics."""
         model = self.model
-        return results.write_start(model.net, model.z, model.images, model.history, self.config, self.folder)
+        return results.write_start(model.net, model.z, model.images, model.history, self.config, self.folder,
+                                   model.mask)
 
     def _append(self, row):
         if row["epoch"] == 1:

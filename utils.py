@@ -48,10 +48,20 @@ def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
     return sig * torch.randn(batch_size, nz, generator=generator)
 
 
-def squared_distances(a, b):
-    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m)."""
-    a, b = (images.movedim(1, -1).flatten(1) for images in (a, b))   # no copy if channels come last in memory
-    return torch.cdist(a, b).square()
+def squared_distances(a, b, mask=None):
+    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m).
+
+    With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1, by two matrix products:
+    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip |b_kp|^2.
+    """
+    a, b = (images.movedim(1, -1) for images in (a, b))   # flat without a copy if channels are last in memory
+    if mask is None:
+        return torch.cdist(a.flatten(1), b.flatten(1)).square()
+    mask = mask.movedim(1, -1)
+    seen = a * mask
+    squares = seen.flatten(1).square().sum(1, keepdim=True) + mask.flatten(1) @ b.square().sum(3).flatten(1).T
+    cross = seen.flatten(1) @ b.flatten(1).T
+    return (squares - 2 * cross).clamp(min=0)             # rounding may leave what is nearly 0 below it
 
 
 # -------------------------------------------------------------------------------------------------- images in
@@ -76,11 +86,12 @@ def list_images(folder):
     return paths
 
 
-def load_image(path, img_size):
+def load_image(path, img_size, resampling=Image.Resampling.LANCZOS):
     """One file as a (3, img_size, img_size) float32 tensor in [-1, 1]: 0 -> -1, 255 -> 1.
 
     Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and
-    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized with antialiasing.
+    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized (with antialiasing,
+    unless another of Pillow's ways is given).
     Raises UserError naming the file if it is no image, is truncated, or is above Pillow's limit of pixels.
     """
     try:
@@ -96,7 +107,7 @@ def load_image(path, img_size):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
                         "mend it or take it out of the folder") from None
-    image = ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS)
+    image = ImageOps.fit(image, (img_size, img_size), resampling)
     return to_tensor(image)
 
 

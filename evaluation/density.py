@@ -54,8 +54,7 @@ class Joint:
 
     def posterior(self, index, sigma):
         """The posterior of the images index (m,), in the precision of the search."""
-        mask = {} if self.mask is None else {"mask": self.mask[index]}
-        return Posterior(self.quick, self.images[index], sigma, self.prior_sigma, self.search, **mask)
+        return Posterior(self.quick, self.images, sigma, self.prior_sigma, self.search, self.mask).of(index)
 
     def local(self, index, z, sigma):
         """U, dU/dz and the metric of the images index (m,) at z (m, 2), as `Posterior.local`."""
@@ -66,7 +65,5 @@ class Joint:
     @torch.no_grad()
     def distances(self, z):
         """|I_i - g(z_k)|^2 of every image at every point z (m, 2) -> (n, m) float64, by matrix products."""
-        mask = () if self.mask is None else (self.mask,)
-        parts = [squared_distances(self.images, self.net(part), *mask).double()
-                 for part in z.float().split(BATCH)]
-        return torch.cat(parts, 1)
+        parts = [squared_distances(self.images, self.net(part), self.mask) for part in z.float().split(BATCH)]
+        return torch.cat(parts, 1).double()

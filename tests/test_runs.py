@@ -146,7 +146,7 @@ def test_the_default_data_is_found_from_anywhere(tmp_path):
 # ---- resumption
 
 @pytest.mark.parametrize("start", ["warm", "cold"])
-@pytest.mark.parametrize("options", [{}, {"batch_size": 4},
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4}, {"mask": "pepper:0.5"},
                                      {"langevin_step_size": 0.05, "langevin_num_steps": 3}])
 def test_n_epochs_are_k_epochs_and_resume_bit_for_bit(make_model, tmp_path, start, options):
     whole = make_model(start, **options)
