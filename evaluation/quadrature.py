@@ -22,7 +22,7 @@ from evaluation.modes import refine
 MOST_STARTS = 12       # places of the coarse grid, for each image, from which Gauss-Newton starts
 NEGLIGIBLE = 30.0      # nats below the best mode from which a mode does not count
 SAME = 0.5             # stds between two modes that are one
-SPACING, REACH = 0.7, 5.0          # of the lattice, in stds of the needle
+SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
 MOST_POINTS = 40_000   # of one lattice
 ROUNDS = 8
 
@@ -167,9 +167,9 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
 class _Sums:
     """Weighted lattice points of some modes. With the modes of one image alone, its sums mean something."""
 
-    def __init__(self, u, z, weight, squared_error, even, factor, spacing, reach):
+    def __init__(self, u, z, weight, squared_error, halves, factor, spacing, reach):
         self.u, self.z, self.weight, self.spacing, self.reach = u, z, weight, spacing, reach
-        self.errors, self.even, self.factor, self.n_lattice = squared_error, even, factor, len(u)
+        self.errors, self.halves, self.factor, self.n_lattice = squared_error, halves, factor, len(u)
         self.error = math.inf
 
     @property
@@ -178,15 +178,20 @@ class _Sums:
 
     @property
     def lattice(self):
-        """|log of the sum over even places - that over odd ones|: two lattices sqrt(2) as coarse."""
-        even, odd = (self.weight[:, which].flatten().logsumexp(0) for which in (self.even, ~self.even))
-        return (even - odd).abs().item()
+        """The greatest |log of the sum over one half of the lattice - that over the other|.
+
+        Halves are the even and the odd rows, columns and diagonals: coarser lattices of larger error.
+        """
+        return max((self._mass(even) - self._mass(~even)).abs().item() for even in self.halves)
+
+    def _mass(self, places):
+        return self.weight[:, places].flatten().logsumexp(0)
 
     @property
     def tail(self):
         """Share of the mass beyond the reach, from that of the two outermost rings, a geometric series."""
         radius = self.u.norm(dim=1)
-        outer, inner = (self.weight[:, (radius > r) & (radius <= r + 1)].flatten().logsumexp(0) - self.log_p
+        outer, inner = (self._mass((radius > r) & (radius <= r + 1)) - self.log_p
                         for r in (self.reach - 1, self.reach - 2))
         ratio = (outer - inner).exp().item()
         return outer.exp().item() * (ratio / (1 - ratio) if ratio < 0.5 else 1.0)
@@ -227,22 +232,22 @@ class _Sums:
 
 def _integrate(joint, modes, sigma, mixture, spacing, reach):
     """The integrand r_k p times the area of a lattice place, at the lattices of the modes -> _Sums."""
-    u, even = _lattice(spacing, reach)
+    u, halves = _lattice(spacing, reach)
     z = modes.z[:, None] + u @ modes.factor.mT                                            # (k, m, 2)
     index = modes.image.repeat_interleave(len(u))
     squared_error = joint.squared_error(index, z.flatten(0, 1))
     log_joint = joint.log_joint(squared_error, index, z.flatten(0, 1), sigma).view(len(z), -1)
     area = torch.linalg.det(modes.factor).abs().log() + 2 * math.log(spacing)
     weight = log_joint + _log_share(mixture, modes.image, z) + area[:, None]
-    return _Sums(u, z, weight, squared_error.view(len(z), -1), even, modes.factor, spacing, reach)
+    return _Sums(u, z, weight, squared_error.view(len(z), -1), halves, modes.factor, spacing, reach)
 
 
 def _lattice(spacing, reach):
-    """The square lattice within a disk, (m, 2), and which of its places are even."""
+    """The square lattice within a disk, (m, 2), and its even places by row, column, diagonal, (3, m)."""
     k = torch.arange(-math.floor(reach / spacing), math.floor(reach / spacing) + 1)
     places = torch.cartesian_prod(k, k)
     places = places[(places * spacing).double().norm(dim=1) <= reach]
-    return places.double() * spacing, places.sum(1) % 2 == 0
+    return places.double() * spacing, torch.stack([*places.T, places.sum(1)]) % 2 == 0
 
 
 def _log_gaussians(modes, z):

@@ -85,7 +85,7 @@ def test_two_modes_against_brute_force():
     noise = sigma * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     joint = Joint(net, (net(z) + noise).detach(), 1.0)
     found = evidence(joint, z, sigma)
-    fine = survey(joint, reach=6.0, cells=900)                  # .013 wide, needles are .05 and more
+    fine = survey(joint, reach=4.0, cells=400)                  # .02 wide, needles are .05 and more
     index = torch.arange(3).repeat_interleave(len(fine.z))
     log_joint = joint.log_joint(fine.squared_error.flatten(), index, fine.z.repeat(3, 1), sigma).view(3, -1)
     brute = log_joint.logsumexp(1) + math.log(fine.area)
