@@ -9,7 +9,7 @@ from conftest import ROOT, SMALL
 from PIL import Image
 
 from abp import ABP, Config
-from evaluation import factors, holdout, linear
+from evaluation import factors, holdout, linear, warm_cold
 from evaluation.modes import refine
 from options import UserError
 from posterior import Posterior, frozen
@@ -232,3 +232,39 @@ def test_a_factor_or_latents_without_variation_give_no_number():
     assert rows[0]["linear_r2"] is None and rows[1]["linear_r2"] > 0 and rows[2]["procrustes"] is None
     rows = factors.rows(np.zeros((6, 2)), {"lion": np.arange(6), "turn": np.arange(6)})
     assert rows[0]["linear_r2"] == pytest.approx(0) and rows[2]["procrustes"] is None
+
+
+# ---- warm against cold
+
+def test_warm_and_cold_are_trained_with_the_same_passes(images, tmp_path):
+    config = Config(**SMALL | {"n_epochs": 20})
+    tables = warm_cold.run(config, images, NAMES, tmp_path, "cpu", "fp32", seeds=(1, 2))
+    rows = table(tmp_path / "warm_cold_seeds.csv")
+    assert [r["start"] + r["seed"] for r in rows] == ["warm1", "warm2", "cold1", "cold2"]
+    one_epoch = {}
+    for start in ("warm", "cold"):
+        model = ABP(config, images, start)
+        one_epoch[start] = next(model.train())["passes"]
+    budget = 20 * one_epoch["cold"]
+    for row in rows:
+        spent = float(row["passes"])
+        assert budget - one_epoch[row["start"]] < spent <= budget + 1e-9
+        assert spent == pytest.approx(int(row["epochs"]) * one_epoch[row["start"]])
+    assert [r["epochs"] for r in rows] == [str(int(budget / one_epoch["warm"]))] * 2 + ["20"] * 2
+    model = ABP(Config(**SMALL | {"n_epochs": 20, "start": "cold", "seed": 2}), images, "cold")
+    for _ in model.train():                      # the cold rows are those of an ordinary run
+        pass
+    assert float(rows[3]["psnr"]) == pytest.approx(model.history[-1]["psnr"], rel=1e-5)
+    mean, std = tables["cold"]
+    values = [float(r["psnr"]) for r in rows[2:]]
+    assert mean["psnr"] == pytest.approx(np.mean(values))
+    assert std["psnr"] == pytest.approx(np.std(values, ddof=1))
+    for name in ("warm_cold_warm", "warm_cold_cold"):
+        assert [r["over seeds"] for r in table(tmp_path / f"{name}.csv")] == ["mean", "std"]
+    assert {"warm_cold.png", "warm_cold.pdf"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_one_seed_has_a_mean_and_no_std(images, tmp_path):
+    tables = warm_cold.run(Config(**QUICK), images, NAMES, tmp_path, "cpu", "fp32", seeds=[5])
+    assert tables["warm"][0]["psnr"] > 0 and tables["warm"][1]["psnr"] is None
+    assert "–" in (tmp_path / "warm_cold_warm.md").read_text()
