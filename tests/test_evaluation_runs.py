@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, LinearNet
 from PIL import Image
 
 from abp import ABP, Config
@@ -103,6 +103,26 @@ def test_latents_of_unseen_images_are_at_the_mode_of_their_posterior(make_linear
     expected = mean + shift @ (weights.T @ weights).T @ covariance / 0.25
     found = holdout.infer(net, images, model.config)
     assert ((found - expected).abs() < 0.05 * covariance.diagonal().sqrt()).all()
+
+
+class Folded(LinearNet):
+    """g(z) = W (z_1^2 + 0.1 z_1, z_2) + b: two latents give the same image, and the prior prefers z_1 > 0."""
+
+    def forward(self, z, dtype=torch.float32):
+        return super().forward(torch.stack([z[:, 0].square() + 0.1 * z[:, 0], z[:, 1]], 1))
+
+    def jacobian(self, z, dtype=torch.float32):
+        columns = super().jacobian(z)[1]
+        slope = torch.stack([2 * z[:, 0] + 0.1, torch.ones_like(z[:, 1])])
+        return self(z).detach(), columns * slope[:, :, None, None, None]
+
+
+def test_latents_of_unseen_images_are_at_the_lowest_of_several_modes(make_linear):
+    model, *_ = make_linear(sigma=0.5, n=1)
+    net = frozen(Folded(model.net.code))
+    z = torch.cartesian_prod(torch.linspace(0.6, 1.4, 5), torch.linspace(-1, 1, 5))
+    found = holdout.infer(net, net(z).detach(), model.config)
+    assert torch.allclose(found, z, atol=0.05)
 
 
 def test_latents_of_unseen_images_are_no_worse_than_any_draw_of_the_prior(make_model):
