@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import ROOT, SMALL, LinearNet
 from PIL import Image
 
 from abp import ABP, Config
-from evaluation import holdout, linear
+from evaluation import factors, holdout, linear, warm_cold
 from evaluation.modes import refine
 from options import UserError
 from posterior import Posterior, frozen
@@ -105,6 +105,26 @@ def test_latents_of_unseen_images_are_at_the_mode_of_their_posterior(make_linear
     assert ((found - expected).abs() < 0.05 * covariance.diagonal().sqrt()).all()
 
 
+class Folded(LinearNet):
+    """g(z) = W (z_1^2 + 0.1 z_1, z_2) + b: two latents give the same image, and the prior prefers z_1 > 0."""
+
+    def forward(self, z, dtype=torch.float32):
+        return super().forward(torch.stack([z[:, 0].square() + 0.1 * z[:, 0], z[:, 1]], 1))
+
+    def jacobian(self, z, dtype=torch.float32):
+        columns = super().jacobian(z)[1]
+        slope = torch.stack([2 * z[:, 0] + 0.1, torch.ones_like(z[:, 1])])
+        return self(z).detach(), columns * slope[:, :, None, None, None]
+
+
+def test_latents_of_unseen_images_are_at_the_lowest_of_several_modes(make_linear):
+    model, *_ = make_linear(sigma=0.5, n=1)
+    net = frozen(Folded(model.net.code))
+    z = torch.cartesian_prod(torch.linspace(0.6, 1.4, 5), torch.linspace(-1, 1, 5))
+    found = holdout.infer(net, net(z).detach(), model.config)
+    assert torch.allclose(found, z, atol=0.05)
+
+
 def test_latents_of_unseen_images_are_no_worse_than_any_draw_of_the_prior(make_model):
     model = make_model(mse_sigma=0.3)
     for _ in model.train():
@@ -148,3 +168,123 @@ def test_leave_k_out_refuses_to_train_on_too_few(n, k, images, tmp_path):
     with pytest.raises(UserError, match="choose another k or add images"):
         holdout.run(Config(**QUICK), images[:n], NAMES[:n], tmp_path, "cpu", "fp32", k)
     assert not list(tmp_path.iterdir())
+
+
+# ---- known factors
+
+def written(folder, text):
+    (folder / "factors.csv").write_text(text)
+    return folder
+
+
+def test_factors_are_aligned_by_file_name(tmp_path):
+    assert factors.read(tmp_path, ["a.png"]) is None
+    folder = written(tmp_path, "name,turn,coat,lion\nlion,-1,0,0.25\nother,9,9,9\nb.c,0.5,0,1\n")
+    found = factors.read(folder, ["b.c.jpg", "lion.png"])
+    assert found["lion"].tolist() == [1, 0.25] and found["turn"].tolist() == [0.5, -1]
+    of_drawn = factors.read(ROOT / "data/drawn", ["face_02.png", "face_01.png"])
+    assert of_drawn["turn"].tolist() == [-0.774, -0.919]
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("name,lion,turn\na,0,0\n", "has no row for the image b"),
+    ("name,lion\na,0\nb,1\n", "has no column turn"),
+    ("name,lion,turn\na,0,0\nb,1\n", "turn of b is no number"),
+    ("name,lion,turn\na,0,0\nb,tiger,1\n", "lion of b is no number"),
+    ("name,lion,turn\na,0,0\nb,inf,1\n", "lion of b is no number"),
+    ("", "has no column name")])
+def test_a_broken_table_of_factors_is_named_with_the_remedy(text, complaint, tmp_path):
+    with pytest.raises(UserError, match="factors.csv: .*mend it, or take it out of the folder") as error:
+        factors.read(written(tmp_path, text), ["a.png", "b.png"])
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "factors.csv").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        factors.read(tmp_path, ["a.png", "b.png"])
+
+
+def test_factors_that_turn_into_latents_by_rotation_are_found_whole():
+    generator = np.random.default_rng(0)
+    plane = generator.standard_normal((20, 2))
+    truth = {"lion": plane[:, 0], "turn": 3 * plane[:, 1] + 1}
+    angle = math.radians(50)
+    rotation = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    z = plane / plane.std(0) @ rotation + 2
+    lion, turn, both = factors.rows(z, truth)
+    for row in (lion, turn):
+        assert [row[k] for k in ("linear_r2", "loo_r2", "isotonic_r2")] == pytest.approx([1, 1, 1])
+    assert both["procrustes"] == pytest.approx(0, abs=1e-12) and both["factor"] == "lion and turn"
+    bent = factors.rows(z, truth | {"lion": np.exp(3 * plane[:, 0])})[0]
+    assert bent["linear_r2"] < 0.7
+    along = factors.rows(plane[:, :1], {"lion": np.exp(3 * plane[:, 0])})[0]      # no line, but it rises
+    assert along["isotonic_r2"] == pytest.approx(1) and along["linear_r2"] < 0.7
+
+
+def test_leave_one_out_is_what_leaving_each_out_gives():
+    generator = np.random.default_rng(1)
+    z, lion = generator.standard_normal((12, 2)), generator.standard_normal(12)
+    missed = []
+    for i in range(12):
+        keep = np.arange(12) != i
+        coefficients = np.linalg.lstsq(np.column_stack([np.ones(11), z[keep]]), lion[keep], rcond=None)[0]
+        missed.append(lion[i] - coefficients @ [1, *z[i]])
+    row = factors.rows(z, {"lion": lion})[0]
+    assert row["loo_r2"] == pytest.approx(1 - np.square(missed).sum() / np.square(lion - lion.mean()).sum())
+    assert row["loo_r2"] < row["linear_r2"] <= row["isotonic_r2"]
+
+
+@pytest.mark.parametrize("nz", [1, 2, 5])
+def test_factors_of_latents_of_any_dimension_are_measured_and_drawn(nz, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(6, nz, generator=generator)
+    truth = {"lion": np.linspace(0, 1, 6), "turn": np.array([-1, 1, 0, 0.5, -0.5, 0.2])}
+    rows = factors.rows(z, truth)
+    assert 0 <= rows[-1]["procrustes"] <= 1 and set(rows[0]) == set(factors.HEADS)
+    assert (rows[0]["loo_r2"] is None) == (nz == 5)          # six numbers, fitted to six images
+    factors.draw(z, truth, 1.0, [tmp_path / "factors.png", tmp_path / "factors.pdf"])
+    with Image.open(tmp_path / "factors.png") as picture:
+        assert picture.width > 1200 and len(picture.getcolors(10**6)) > 50
+    assert (tmp_path / "factors.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_factor_or_latents_without_variation_give_no_number():
+    z = np.random.default_rng(0).standard_normal((6, 2))
+    rows = factors.rows(z, {"lion": np.ones(6), "turn": np.linspace(-1, 1, 6)})
+    assert rows[0]["linear_r2"] is None and rows[1]["linear_r2"] > 0 and rows[2]["procrustes"] is None
+    rows = factors.rows(np.zeros((6, 2)), {"lion": np.arange(6), "turn": np.arange(6)})
+    assert rows[0]["linear_r2"] == pytest.approx(0) and rows[2]["procrustes"] is None
+
+
+# ---- warm against cold
+
+def test_warm_and_cold_are_trained_with_the_same_passes(images, tmp_path):
+    config = Config(**SMALL | {"n_epochs": 20})
+    tables = warm_cold.run(config, images, NAMES, tmp_path, "cpu", "fp32", seeds=(1, 2))
+    rows = table(tmp_path / "warm_cold_seeds.csv")
+    assert [r["start"] + r["seed"] for r in rows] == ["warm1", "warm2", "cold1", "cold2"]
+    one_epoch = {}
+    for start in ("warm", "cold"):
+        model = ABP(config, images, start)
+        one_epoch[start] = next(model.train())["passes"]
+    budget = 20 * one_epoch["cold"]
+    for row in rows:
+        spent = float(row["passes"])
+        assert budget - one_epoch[row["start"]] < spent <= budget + 1e-9
+        assert spent == pytest.approx(int(row["epochs"]) * one_epoch[row["start"]])
+    assert [r["epochs"] for r in rows] == [str(int(budget / one_epoch["warm"]))] * 2 + ["20"] * 2
+    model = ABP(Config(**SMALL | {"n_epochs": 20, "start": "cold", "seed": 2}), images, "cold")
+    for _ in model.train():                      # the cold rows are those of an ordinary run
+        pass
+    assert float(rows[3]["psnr"]) == pytest.approx(model.history[-1]["psnr"], rel=1e-5)
+    mean, std = tables["cold"]
+    values = [float(r["psnr"]) for r in rows[2:]]
+    assert mean["psnr"] == pytest.approx(np.mean(values))
+    assert std["psnr"] == pytest.approx(np.std(values, ddof=1))
+    for name in ("warm_cold_warm", "warm_cold_cold"):
+        assert [r["over seeds"] for r in table(tmp_path / f"{name}.csv")] == ["mean", "std"]
+    assert {"warm_cold.png", "warm_cold.pdf"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_one_seed_has_a_mean_and_no_std(images, tmp_path):
+    tables = warm_cold.run(Config(**QUICK), images, NAMES, tmp_path, "cpu", "fp32", seeds=[5])
+    assert tables["warm"][0]["psnr"] > 0 and tables["warm"][1]["psnr"] is None
+    assert "–" in (tmp_path / "warm_cold_warm.md").read_text()
