@@ -69,14 +69,14 @@ class Config:
     img_size: int = option(128, "side of the images in pixels, a power of two", MIN_SIZE, 512)
     nz: int = option(2, "dimension of the latent z", 1, 128)
     hidden: int = option(128, "units of the layer that reads z; more bend the map from z more", 1, 8192)
-    width: int = option(32, "channels at 64 x 64, more where the picture is smaller", 1, 512)
+    width: int = option(24, "channels at 64 x 64, more where the picture is smaller", 1, 512)
     prior_sigma: float = option(1.0, "std of the prior of z", 1e-3, 1e3)
     # learning, step 2
-    n_epochs: int = option(160, "passes over the images: one inference, then learn_num_steps learning steps",
+    n_epochs: int = option(240, "passes over the images: one inference, then learn_num_steps learning steps",
                            1, 10**6)
     batch_size: int = option(64, "images inferred and learned from together", 1, 4096)
     learn_num_steps: int = option(8, "gradient steps after each inference", 1, 1000)
-    lr: float = option(3e-3, "learning rate of Adam, at its highest", 1e-7, 1)
+    lr: float = option(4.5e-3, "learning rate of Adam, at its highest", 1e-7, 1)
     gamma: float = option(0.02, "the learning rate falls to gamma * lr at the end, along a cosine", 0, 1)
     beta1: float = option(0.9, "Adam's decay of the mean gradient", 0, 0.9999)
     beta2: float = option(0.999, "Adam's decay of the mean squared gradient", 0, 0.99999)
@@ -100,8 +100,8 @@ class Config:
     # what is written
     ninterp: int = option(12, "cells along each side of the interpolation panel", 2, 64)
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6)
-    n_plot: int = option(80, "epochs between snapshots in epochs/", 1, 10**6)
-    n_stats: int = option(80, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
+    n_plot: int = option(60, "epochs between snapshots in epochs/", 1, 10**6)
+    n_stats: int = option(60, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
 
     def __post_init__(self):
         check(self)

@@ -1,7 +1,8 @@
 """Do the chains sample the posterior, and at what price: effective samples, moments against a grid."""
+import math
+
 import torch
 
-from options import UserError
 from samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 
 N_CHAINS = 4           # for each image
@@ -22,15 +23,31 @@ def draw(sampler, density, z, n_steps, step):
 def bulk_ess(draws):
     """Rank-normalised bulk effective sample size (Vehtari et al. 2021): the least of the d coordinates.
 
-    draws (steps, chains, n, d) -> (n,); 0 where no chain ever moved. Raises UserError without arviz-stats.
+    draws (steps, chains, n, d) -> (n,); 0 where no chain ever moved.
     """
-    try:
-        from arviz_stats.base import array_stats
-    except ModuleNotFoundError:
-        raise UserError("arviz-stats is not installed; pip install -r tests/requirements.txt") from None
-    ess = array_stats.ess(draws.movedim(0, 1).double().numpy(), chain_axis=0, draw_axis=1, method="bulk")
+    ess = _array_stats().ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)
     return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
+
+
+def rank_rhat(draws):
+    """Rank-normalised split R-hat (Vehtari et al. 2021): greatest of the d coordinates; inf if none moved.
+
+    draws (steps, chains, n, d) -> (n,). 1 where the chains agree; above 1.01 they have not mixed yet.
+    """
+    rhat = _array_stats().rhat(_for_arviz(draws), chain_axis=0, draw_axis=1, method="rank")
+    return torch.nan_to_num(torch.as_tensor(rhat).max(1).values, nan=math.inf)
+
+
+def _for_arviz(draws):
+    return draws.movedim(0, 1).double().numpy()
+
+
+def _array_stats():
+    """ArviZ, imported where it is needed: that takes half a second."""
+    from arviz_stats.base import array_stats
+
+    return array_stats
 
 
 def effective_samples(posterior, z, n_steps):

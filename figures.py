@@ -22,7 +22,8 @@ MOST_PIXELS = 6000               # width of the largest panel, in pixels
 COMPRESSION = 3                  # of PNG files: half the time of the default 6, and 7 % more bytes
 
 
-def _save_figure(fig, paths, dpi=300):
+def save_figure(fig, paths, dpi=300):
+    """Draw a matplotlib Figure to paths, .png or .pdf: the same bytes each time, tight margins."""
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
@@ -54,23 +55,23 @@ def save_images(images, path, ncol=12):
     _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
 
 
-def save_rows(rows, path, ncol=12):
-    """Images under images, as PNG: {label: images (n, 3, h, h) in [-1, 1]}, one row for each label.
+def save_recon(rows, path, ncol=12):
+    """Images and their reconstructions under each other, in blocks of ncol columns, as PNG.
 
-    Beyond ncol images the rows go on below, as another block of rows.
+    rows  {label: images (n, 3, h, w) in [-1, 1]}, from the top; the label reads upwards at the left
     """
-    n, size = len(next(iter(rows.values()))), next(iter(rows.values())).shape[-1]
+    n, (height, width) = len(next(iter(rows.values()))), next(iter(rows.values())).shape[-2:]
     ncol = min(ncol, n)
-    margin, between = max(16, size // 4), max(4, size // 12)
-    block = len(rows) * (size + GAP) - GAP + between
-    sheet = Image.new("RGB", (margin + ncol * (size + GAP) - GAP, math.ceil(n / ncol) * block - between),
+    margin, between = max(16, height // 4), max(4, height // 12)
+    block = len(rows) * (height + GAP) - GAP + between
+    sheet = Image.new("RGB", (margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between),
                       "white")
-    font = ImageFont.load_default(max(8, size // 8))
-    for k, first in enumerate(range(0, n, ncol)):
+    font = ImageFont.load_default(max(8, height // 8))
+    for k in range(0, n, ncol):
         for j, (label, images) in enumerate(rows.items()):
-            y = k * block + j * (size + GAP)
-            sheet.paste(Image.fromarray(_tile(images[first:first + ncol], ncol)), (margin, y))
-            sheet.paste(_upright(label, font, (margin, size)), (0, y))
+            y = k // ncol * block + j * (height + GAP)
+            sheet.paste(Image.fromarray(_tile(images[k:k + ncol], ncol)), (margin, y))
+            sheet.paste(_upright(label, font, (margin, height)), (0, y))
     _save_picture(sheet, path)
 
 
@@ -87,7 +88,7 @@ def save_interp(images, columns, rows, paths):
     with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
         fig = plot_interp(images, columns, rows)
         pixels = len(columns) * (images.shape[-1] + GAP)
-        _save_figure(fig, paths, dpi=min(MOST_PIXELS, pixels) / fig.get_figwidth())
+        save_figure(fig, paths, dpi=min(MOST_PIXELS, pixels) / fig.get_figwidth())
 
 
 def plot_interp(images, columns, rows):
@@ -141,7 +142,7 @@ def plot_stats(histories, paths):
         axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(histories) > 1:
             axes[1].legend(loc="lower right")
-        _save_figure(fig, paths)
+        save_figure(fig, paths)
 
 
 def plot_latents(z, images, prior_sigma, path, most=60):
@@ -168,7 +169,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
         reach = max(3.1 * prior_sigma, 1.15 * np.abs(plane).max())
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
                ylabel="$z_2$" if z.shape[1] > 1 else "")
-        _save_figure(fig, [path])
+        save_figure(fig, [path])
 
 
 def save_side_by_side(cells, path):

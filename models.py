@@ -24,7 +24,7 @@ class GenNet(nn.Module):
     Raises ValueError where a size is out of range.
     """
 
-    def __init__(self, nz=2, img_size=128, hidden=128, width=32):
+    def __init__(self, nz=2, img_size=128, hidden=128, width=24):
         super().__init__()
         if nz < 1 or hidden < 1 or width < 1:
             raise ValueError(f"nz, hidden and width must be at least 1, not {nz}, {hidden}, {width}")
@@ -41,7 +41,7 @@ class GenNet(nn.Module):
             nn.Linear(hidden, channels(4) * 16),
             # normalised, so that the code does not grow beyond the data and no picture burns out there
             nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),
-            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 256, 4, 4)
+            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 192, 4, 4)
         )
         layers = []
         for side in sides[:-1]:                                      # (n, c, side, side) -> twice the side
@@ -67,7 +67,7 @@ class GenNet(nn.Module):
 
     def forward(self, z, dtype=torch.float32):
         """dtype is that of the deconvolutions; a latent rounded to bf16 would leave its own posterior."""
-        return self.deconv(self.code(z).to(dtype))       # (n, nz) -> (n, 256, 4, 4) -> (n, 3, S, S)
+        return self.deconv(self.code(z).to(dtype))       # (n, nz) -> (n, 192, 4, 4) -> (n, 3, S, S)
 
     @torch.no_grad()
     def jacobian(self, z, dtype=torch.float32):

@@ -121,7 +121,7 @@ def draw_recon(net, z, images, path, mask=None):
     """
     shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
     x, recon = images[shown], generate(net, z[shown.to(z.device)])
-    figures.save_rows({"image": x, "g(z)": recon} if mask is None else
+    figures.save_recon({"image": x, "g(z)": recon} if mask is None else
                       {"seen": hide(x, mask[shown]), "g(z)": recon, "image": x}, path)
 
 

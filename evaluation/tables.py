@@ -1,8 +1,8 @@
 """Tables as CSV (full precision, for programs), Markdown and LaTeX (rounded, for readers)."""
 from utils import write_atomic, write_table
 
-SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                                                            "\\": r"\textbackslash{}"})
+SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
 MISSING = "–"
 
 

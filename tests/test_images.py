@@ -156,6 +156,22 @@ def test_a_grid_goes_row_by_row(tmp_path):
     assert [int(grid[y, x, 0]) for y in (1, 7) for x in (1, 7, 13)] == [0, 51, 102, 153, 204, 255]
 
 
+def test_reconstructions_stand_under_their_images_in_labelled_blocks(tmp_path):
+    rows = {label: torch.full((5, 3, 16, 16), level)
+            for label, level in {"a": -1.0, "b": 0.0, "c": 1.0}.items()}
+    rows["c"][4] = -1
+    figures.save_recon(rows, tmp_path / "recon.png", ncol=3)
+    sheet = np.array(Image.open(tmp_path / "recon.png"))
+    row, block = 16 + figures.GAP, 3 * (16 + figures.GAP) - figures.GAP + 4
+    assert sheet.shape == (block * 2 - 4, 16 + 3 * row - figures.GAP, 3)
+    for k in range(2):
+        for j, value in enumerate((0, 128, 255)):
+            y = k * block + j * row
+            assert (sheet[y:y + 16, 16:32] == value).all() and (sheet[y:y + 16, :16] < 255).any()
+    assert (sheet[block + 2 * row:, 16 + row:32 + row] == 0).all()       # image 4, the only one that is black
+    assert (sheet[block:, 16 + 2 * row:] == 255).all()                   # no sixth image
+
+
 def test_drawn_faces_are_the_same_every_time_and_follow_their_factors():
     face = plan_set(6)[2]
     a, b = (np.asarray(draw_face(face.lion, face.turn, face.traits, 64), float) for _ in range(2))

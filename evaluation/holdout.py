@@ -1,0 +1,145 @@
+"""Images that training never saw: leave-k-out reconstruction by ABP and by the linear models.
+
+Each fold holds out k images, trains on the rest, and infers the held-out images' latents with the weights
+fixed. A model that only memorised its images would do no better than the nearest of them.
+"""
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+import figures
+from abp import ABP
+from evaluation import linear
+from evaluation.modes import refine
+from evaluation.reconstruction import errors
+from evaluation.tables import write_tables
+from options import UserError
+from posterior import Posterior, frozen
+from results import MOST_RECON, generate
+from utils import sample_gaussian_prior, squared_distances
+
+N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
+N_STARTS = 8               # ... and how many of them are refined
+AT_ONCE = 64               # images that go through the network together
+LEAST_REST = 3             # training images that PCA with two components needs
+NEAREST = "nearest training image"
+HEADS = {"image": "image", "fold": "fold", "model": "model", "d": "d", "abp_psnr": "ABP: PSNR [dB]",
+         "abp_mse": "ABP: MSE", "pca_psnr": "PCA, d = 2: PSNR [dB]", "pca_mse": "PCA, d = 2: MSE",
+         "fa_psnr": "FA, d = 2: PSNR [dB]", "fa_mse": "FA, d = 2: MSE", "train_psnr": "training PSNR [dB]",
+         "heldout_psnr": "held-out PSNR [dB]", "heldout_mse": "held-out MSE"}
+FORMS = {key: ".2f" if key.endswith("psnr") else ".5f" for key in HEADS if key.endswith(("psnr", "mse"))}
+
+
+class Fit(NamedTuple):
+    """How a model, fitted on the rest, reconstructs: r training images and h held-out ones."""
+    train_psnr: torch.Tensor       # (r,), dB
+    recon: torch.Tensor            # (h, 3, S, S), of the held-out images
+    mse: torch.Tensor              # (h,)
+    psnr: torch.Tensor             # (h,), dB
+
+
+def folds(n, k, seed):
+    """Split range(n) at random into ceil(n / k) parts of at most k, as even as can be.
+
+    Returns a list of index tensors, sorted within; every index is in exactly one.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return [part.sort().values for part in order.tensor_split(math.ceil(n / k))]
+
+
+def run(config, images, names, folder, device, precision, k):
+    """Leave k out: train a warm ABP on each fold's rest; write how well all models do on what is out.
+
+    config     abp.Config of the trainings, which begin anew for each fold
+    images     (n, 3, S, S) in [-1, 1], with their names
+    folder     gets holdout.csv, .md, .tex, a row an image; holdout_summary.*, a row a model; holdout.png
+    device, precision  of the trainings; latents are inferred in float32
+    Returns the rows of the summary. Raises UserError if too few images would be left to train on.
+    """
+    n = len(images)
+    if not 1 <= k <= n - LEAST_REST:
+        raise UserError(f"leave-k-out: of {n} images at most {max(0, n - LEAST_REST)} can be held out at a "
+                        f"time, and at least 1, not {k}; choose another k or add images")
+    split = folds(n, k, config.seed)
+    config = dataclasses.replace(config, start="warm")
+    fits = [_fit_fold(config, images, names, part, device, precision)
+            for part in tqdm(split, desc="leave-k-out", unit="fold", disable=None)]
+    back = torch.cat(split).argsort()                        # from the folds' order to the images'
+    together = {}
+    for key in fits[0]:
+        if all(key in fit for fit in fits):                  # d = 16 may need more images than a fold leaves
+            train_psnr, *rest = map(torch.cat, zip(*(fit[key] for fit in fits), strict=True))
+            together[key] = Fit(train_psnr, *(values[back] for values in rest))
+    fold = torch.cat([torch.full_like(part, i) for i, part in enumerate(split, 1)])[back].tolist()
+    summary = [_summary_row(key, fit) for key, fit in together.items()]
+    write_tables(folder, "holdout", _image_rows(together, names, fold, config.nz), HEADS, FORMS)
+    write_tables(folder, "holdout_summary", summary, HEADS, FORMS)
+    shown = torch.arange(0, n, math.ceil(n / MOST_RECON))
+    figures.save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
+                        "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
+    return summary
+
+
+def infer(net, images, config):
+    """Latents of images that a generator was not trained on: the best mode of each posterior that is found.
+
+    Of N_DRAWS draws of the prior, the same for all images and each time, each image's N_STARTS of least U
+    begin descents, and the lowest end wins. net as posterior.frozen returns it; images (n, 3, S, S), on any
+    device. Returns z (n, nz) on the network's device.
+    """
+    device = next(net.parameters()).device
+    images = images.to(device)
+    generator = torch.Generator().manual_seed(config.seed)
+    draws = sample_gaussian_prior(N_DRAWS, config.nz, config.prior_sigma, generator).to(device)
+    distances = torch.cat([squared_distances(images, net(part)) for part in draws.split(AT_ONCE)], 1)
+    energy = distances / (2 * config.mse_sigma**2) + draws.square().sum(1) / (2 * config.prior_sigma**2)
+    start = draws[energy.topk(N_STARTS, largest=False).indices].flatten(0, 1)
+    image_of = torch.arange(len(images), device=device).repeat_interleave(N_STARTS)
+
+    def local(index, z):
+        values = [Posterior(net, images[image_of[i]], config.mse_sigma, config.prior_sigma).local(part)
+                  for i, part in zip(index.split(AT_ONCE), z.split(AT_ONCE), strict=True)]
+        return tuple(torch.cat(value) for value in zip(*values, strict=True))
+
+    z, energy, _, _ = refine(local, start)
+    best = energy.view(-1, N_STARTS).argmin(1)
+    return z.view(-1, N_STARTS, config.nz)[torch.arange(len(images), device=device), best]
+
+
+def _fit_fold(config, images, names, held_out, device, precision):
+    """{(model, d): Fit} of every model, fitted on all images but those with the indices `held_out`."""
+    rest = [i for i in range(len(images)) if i not in set(held_out.tolist())]
+    train, test = images[rest], images[held_out]
+    model = ABP(config, train, "warm", device, precision, [names[i] for i in rest])
+    for _ in model.train():
+        pass
+    net = frozen(model.net)
+    z = infer(net, test, config)
+    fits = {("ABP", config.nz): _fit(train, generate(net, model.z), test, generate(net, z))}
+    fits |= {(m.name, len(m.weights)): _fit(train, m.reconstruct(train), test, m.reconstruct(test))
+             for m in linear.fit_all(train)}
+    nearest = train[squared_distances(test, train).argmin(1)]
+    return fits | {(NEAREST, None): _fit(train, train, test, nearest)}     # an image is its own nearest
+
+
+def _fit(train, train_recon, test, recon):
+    return Fit(errors(train_recon, train)[1], recon.double(), *errors(recon, test))
+
+
+def _summary_row(key, fit):
+    train_psnr = fit.train_psnr.mean().item()
+    return {"model": key[0], "d": key[1], "train_psnr": train_psnr if math.isfinite(train_psnr) else None,
+            "heldout_psnr": fit.psnr.mean().item(), "heldout_mse": fit.mse.mean().item()}
+
+
+def _image_rows(fits, names, fold, nz):
+    columns = {}
+    for label, key in (("abp", ("ABP", nz)), ("pca", ("PCA", 2)), ("fa", ("FA", 2))):
+        for name in ("psnr", "mse"):
+            values = getattr(fits[key], name)
+            columns[f"{label}_{name}"] = [*values.tolist(), values.mean().item()]
+    return [{"image": name, "fold": i} | {key: values[row] for key, values in columns.items()}
+            for row, (name, i) in enumerate(zip([*names, "mean"], [*fold, None], strict=True))]

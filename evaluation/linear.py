@@ -1,0 +1,148 @@
+"""The linear models that a generator network generalises: I = mu + W' z + eps, z ~ N(0, I_d).
+
+    PCA   eps ~ N(0, sigma^2 I_D)   probabilistic PCA in closed form (Tipping and Bishop 1999)
+    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, an own noise for each value
+
+The image of D = 3 S^2 values has the density N(mu, W'W + Psi) in closed form, in nats, for pixels that are
+continuous in [-1, 1]. All in float64.
+"""
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+
+from evaluation.reconstruction import errors
+
+DIMENSIONS = (2, 4, 8, 16)
+# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be seen in the
+# data, and the density of a pixel that is the same in all images (a white margin) would grow without bound
+LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
+HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
+         "heldout_psnr": "held-out PSNR [dB]", "heldout_mse": "held-out MSE", "train_log_p": "log p [nats]",
+         "train_bits": "bits/dim", "heldout_log_p": "held-out log p [nats]",
+         "heldout_bits": "held-out bits/dim", "sigma": "σ"}
+FORMS = {"train_psnr": ".2f", "heldout_psnr": ".2f", "train_mse": ".5f", "heldout_mse": ".5f",
+         "train_log_p": ".0f", "heldout_log_p": ".0f", "train_bits": ".3f", "heldout_bits": ".3f",
+         "sigma": ".4f"}
+
+
+class Linear(NamedTuple):
+    """A fitted linear model."""
+    name: str                      # "PCA" or "FA"
+    mean: torch.Tensor             # (D,), mu
+    weights: torch.Tensor          # (d, D), W
+    noise: torch.Tensor            # () or (D,), variance of eps: sigma^2 or psi
+    encoder: torch.Tensor          # (d, D): the code of an image is encoder (I - mu) ...
+    decoder: torch.Tensor          # (d, D): ... and its reconstruction mu + decoder' code
+
+    def reconstruct(self, images):
+        """PCA: the orthogonal projection; FA: mu + W' E[z | I].  (n, 3, S, S) -> the same, not clipped."""
+        flat = (images.double().flatten(1) - self.mean) @ self.encoder.T @ self.decoder + self.mean
+        return flat.view(images.shape)
+
+    def log_density(self, images):
+        """log p(I) in nats: (n, 3, S, S) -> (n,)."""
+        return log_normal(images.double().flatten(1), self.mean, self.weights, self.noise)
+
+
+def log_normal(x, mean, weights, noise):
+    """log N(x; mean, W'W + Psi) without a D x D matrix: x (n, D), W (d, D), Psi () or (D,) -> (n,), in nats.
+
+    With A = W Psi^-1/2, M = I + A A' and y = Psi^-1/2 (x - mean),
+    (x - mean)' (W'W + Psi)^-1 (x - mean) = |y|^2 - (A y)' M^-1 (A y) (Woodbury), and
+    log det(W'W + Psi) = log det M + log det Psi (matrix determinant lemma).
+    """
+    n_values = x.shape[1]
+    scale = torch.as_tensor(noise, dtype=x.dtype).expand(n_values).rsqrt()
+    y, a = (x - mean) * scale, weights * scale
+    chol = torch.linalg.cholesky(torch.eye(len(a), dtype=x.dtype) + a @ a.T)
+    explained = torch.linalg.solve_triangular(chol, a @ y.T, upper=False).square().sum(0)
+    log_det = 2 * chol.diagonal().log().sum() - 2 * scale.log().sum()
+    return -(y.square().sum(1) - explained + log_det + n_values * math.log(2 * math.pi)) / 2
+
+
+def bits_per_dim(log_p, n_values):
+    """Bits for each value of an image on the scale 0 .. 255, from the log density of its values in [-1, 1].
+
+    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per step is
+    127.5 times smaller, log2(127.5) = 6.99 bits more. The density is continuous, with no allowance for
+    rounding, so that the number may be negative.
+
+    log_p  log density of an image in nats, a number or a tensor; n_values  D, the values of an image
+    """
+    return -log_p / (n_values * math.log(2)) + math.log2(127.5)
+
+
+# ------------------------------------------------------------------------------------------------------- fits
+
+def fit_pca(images, d):
+    """Probabilistic PCA of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
+
+    With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k,
+    sigma^2 = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d.
+    sigma^2 is at least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the
+    discarded eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
+    """
+    flat = images.double().flatten(1)
+    n, n_values = flat.shape
+    pca = PCA(svd_solver="full").fit(flat.numpy())
+    axes = torch.from_numpy(pca.components_[:d])
+    eigenvalues = torch.from_numpy(pca.singular_values_) ** 2 / n
+    noise = (eigenvalues[d:].sum() / (n_values - d)).clamp(min=LEAST_VARIANCE)
+    weights = (eigenvalues[:d] - noise).clamp(min=0).sqrt().unsqueeze(1) * axes
+    return Linear("PCA", torch.from_numpy(pca.mean_), weights, noise, axes, axes)
+
+
+def fit_fa(images, d):
+    """Factor analysis of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
+
+    The noise of each value is at least LEAST_VARIANCE.
+    """
+    flat = images.double().flatten(1)
+    with warnings.catch_warnings():                 # the end of 1000 iterations is near enough to the maximum
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # exact: the randomised default stops early, where the likelihood falls by chance
+        fit = FactorAnalysis(d, svd_method="lapack").fit(flat.numpy())
+    weights = torch.from_numpy(fit.components_)
+    noise = torch.from_numpy(fit.noise_variance_).clamp(min=LEAST_VARIANCE)
+    scaled = weights / noise
+    encoder = torch.linalg.solve(torch.eye(d, dtype=flat.dtype) + scaled @ weights.T, scaled)
+    return Linear("FA", torch.from_numpy(fit.mean_), weights, noise, encoder, weights)
+
+
+def fit_all(images):
+    """Every linear model of images (n, 3, S, S) in each of DIMENSIONS below n -> list of Linear."""
+    return [fit(images, d) for fit in (fit_pca, fit_fa) for d in DIMENSIONS if d < len(images)]
+
+
+# ---------------------------------------------------------------------------------------------------- a table
+
+def rows(train, held_out=None):
+    """Rows of a table, a model each: how well it reconstructs and what density it gives, fitted on `train`.
+
+    train, held_out  images (n, 3, S, S) in [-1, 1]; without held_out its columns are None
+    mse and psnr [dB] as of reconstruction.errors, log p [nats] an image, means over the images; sigma is the
+    std of the noise, of FA the root of the mean variance. No rows for fewer than three images.
+    """
+    return [_row(model, train, held_out) for model in fit_all(train)]
+
+
+def _row(model, train, held_out):
+    train_values, heldout_values = (_measure(model, images) for images in (train, held_out))
+    row = {"model": model.name, "d": len(model.weights)}
+    for keys in (("psnr", "mse"), ("log_p", "bits")):
+        row |= {f"train_{key}": train_values.get(key) for key in keys}
+        row |= {f"heldout_{key}": heldout_values.get(key) for key in keys}
+    return row | {"sigma": model.noise.mean().sqrt().item()}
+
+
+def _measure(model, images):
+    if images is None:
+        return {}
+    mse, psnr = errors(model.reconstruct(images), images)
+    log_p = model.log_density(images).mean().item()
+    return {"mse": mse.mean().item(), "psnr": psnr.mean().item(), "log_p": log_p,
+            "bits": bits_per_dim(log_p, images[0].numel())}

@@ -1,0 +1,161 @@
+"""Figures of an evaluation, each drawn to folder/NAME.png and .pdf."""
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from figures import COLUMN, STYLE, save_figure, save_recon
+from utils import to_pixels
+
+DEPTH = 300.0                  # nats below the greatest at which the colours of a posterior map end
+ZOOM_DEPTH = 12.0              # the same for a zoom on a mode
+CHAIN_COLOURS = ("#d55e00", "#f0e442", "#cc79a7", "#ffffff")       # of four chains, on viridis
+NAMES = {"langevin": "Langevin (Eq. 6)", "mala": "MALA", "smmala": "smMALA", "rw_mh": "random walk"}
+
+
+def _save(fig, folder, name):
+    save_figure(fig, [folder / f"{name}.png", folder / f"{name}.pdf"], dpi=200)
+
+
+def _panel_axes(ax, size=6):
+    ax.tick_params(labelsize=size, length=2, pad=1)
+    ax.locator_params(nbins=4)
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+
+
+def _picture(ax, image, title=""):
+    ax.imshow(to_pixels(image), interpolation="lanczos")
+    ax.set_title(title, fontsize=6, pad=2)
+    ax.axis("off")
+
+
+def _map(ax, values, extent, depth):
+    """values (cells, cells), rows from the lowest z_2, as colours down to `depth` below the greatest."""
+    return ax.imshow(np.asarray(values - values.max()), origin="lower", extent=extent, vmin=-depth, vmax=0,
+                     cmap="viridis", interpolation="bilinear", aspect="auto")
+
+
+def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
+    """Log posteriors over the latent plane: for each image the whole plane, then a zoom on each mode.
+
+    rows  dicts with image (3, S, S), recon (3, S, S), title, plane (cells, cells), reach, modes: list of
+          dicts with z (2,), share, zoom (cells, cells), extent; z (2,) where the run's latent stands
+    """
+    zooms = max(len(row["modes"]) for row in rows)
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.5 * len(rows)), layout="constrained")
+        axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
+                            width_ratios=[0.75] + [1.0] * (1 + zooms))
+        for line, row in zip(axes, rows, strict=True):
+            _picture(line[0], row["image"], row["title"])
+            reach = row["reach"]
+            shown = _map(line[1], row["plane"], (-reach, reach, -reach, reach), DEPTH)
+            for k, mode in enumerate(row["modes"]):
+                line[1].plot(*mode["z"], marker="o", markerfacecolor="none", markeredgecolor="white",
+                             markersize=6, markeredgewidth=0.8)
+                line[1].annotate(str(k + 1), mode["z"], color="white", fontsize=6, xytext=(4, 3),
+                                 textcoords="offset points")
+            line[1].plot(*row["z"], marker="x", color="#d55e00", markersize=4)
+            for ax, (k, mode) in zip(line[2:], enumerate(row["modes"]), strict=False):
+                near = _map(ax, mode["zoom"], mode["extent"], ZOOM_DEPTH)
+                left, right, low, high = mode["extent"]
+                if left <= row["z"][0] <= right and low <= row["z"][1] <= high:
+                    ax.plot(*row["z"], marker="x", color="#d55e00", markersize=4)
+                ax.set_title(f"mode {k + 1}, mass {100 * mode['share']:.3g} %", fontsize=6, pad=2)
+            for ax in line[2 + len(row["modes"]):]:
+                ax.axis("off")
+            for ax in line[1:2 + len(row["modes"])]:
+                _panel_axes(ax)
+                ax.set_ylabel("$z_2$", fontsize=7, labelpad=0)
+        for ax in axes[-1, 1:]:
+            ax.set_xlabel("$z_1$", fontsize=7, labelpad=0)
+        axes[0, 1].set_title("the plane", fontsize=6, pad=2)
+        for mappable, what in ((shown, "plane"), (near, "modes")):
+            bar = fig.colorbar(mappable, ax=axes, location="right" if what == "modes" else "left",
+                               shrink=0.5, aspect=25, pad=0.01)
+            bar.set_label(rf"$\log p(z|I)$ below its greatest [nats], {what}", fontsize=6)
+            bar.ax.tick_params(labelsize=6)
+        _save(fig, folder, name)
+
+
+def plot_chains(rows, folder, name="chains"):
+    """Traces of each sampler's chains over the posterior near the heaviest mode of each image.
+
+    rows  dicts with title, zoom (cells, cells), extent, paths {sampler: (steps, chains, 2)}
+    """
+    samplers = list(rows[0]["paths"])
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(len(samplers) * 1.6, 1.55 * len(rows)), layout="constrained")
+        axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
+        for line, row in zip(axes, rows, strict=True):
+            for ax, sampler in zip(line, samplers, strict=True):
+                _map(ax, row["zoom"], row["extent"], ZOOM_DEPTH)
+                for chain, colour in enumerate(CHAIN_COLOURS):
+                    ax.plot(*row["paths"][sampler][:, chain].T, color=colour, linewidth=0.35, alpha=0.9)
+                ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])
+                _panel_axes(ax)
+            line[0].set_ylabel(f"{row['title']}\n$z_2$", fontsize=6)
+        for ax, sampler in zip(axes[0], samplers, strict=True):
+            ax.set_title(NAMES[sampler], fontsize=7, pad=3)
+        for ax in axes[-1]:
+            ax.set_xlabel("$z_1$", fontsize=7)
+        _save(fig, folder, name)
+
+
+def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
+    """Left the stretch of the plane under the images' z, right |z|^2 against chi^2.
+
+    area  (cells, cells) log10 sqrt(det J'J), rows from the lowest z_2, over (-reach, reach)^2;  d the panel's
+    """
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(2 * COLUMN, COLUMN), layout="constrained")
+        left, right = fig.subplots(1, 2, width_ratios=[1.25, 1])
+        shown = left.imshow(np.asarray(area), origin="lower", extent=(-reach, reach, -reach, reach),
+                            cmap="cividis", interpolation="bilinear")
+        left.plot(*z.T, linestyle="none", marker="o", markersize=3, markerfacecolor="white",
+                  markeredgecolor="black", markeredgewidth=0.5, label="images")
+        angle = np.linspace(0, 2 * math.pi, 200)
+        edge = math.sqrt(stats.chi2.ppf(0.95, 2)) * prior_sigma
+        left.plot(edge * np.cos(angle), edge * np.sin(angle), color="white", linewidth=0.8,
+                  label="95 % of the prior")
+        left.plot([-d, d, d, -d, -d], [-d, -d, d, d, -d], color="white", linewidth=0.8, linestyle=(0, (4, 2)),
+                  label="the panel")
+        left.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-reach, reach), ylim=(-reach, reach))
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=6,
+                    facecolor="0.6", frameon=True, framealpha=1, handlelength=1.6, columnspacing=1.0)
+        bar = fig.colorbar(shown, ax=left, shrink=0.9)
+        bar.set_label(r"stretch  $\log_{10} \sqrt{\det J^\top J}$")
+        square = np.sort((np.asarray(z) / prior_sigma) ** 2 @ np.ones(2))
+        expected = stats.chi2.ppf((np.arange(len(square)) + 0.5) / len(square), 2)
+        top = 1.05 * max(square[-1], expected[-1])
+        right.plot([0, top], [0, top], color="0.6", linewidth=0.8)
+        right.plot(expected, square, linestyle="none", marker="o", markersize=3, color="#0072b2")
+        right.set(xlabel=r"quantiles of $\chi^2_2$", ylabel=r"$|z|^2 / \sigma_z^2$ of the images",
+                  xlim=(0, top), ylim=(0, top), aspect="equal")
+        _save(fig, folder, name)
+
+
+def plot_samples_nearest(samples, images, place, folder, n=24, name="nearest"):
+    """Random samples and under each the training image nearest to it, as PNG."""
+    save_recon({"sample": samples[:n], "nearest": images[place[:n]]}, folder / f"{name}.png")
+
+
+def plot_evidence(rows, folder, name="likelihood"):
+    """Bits per dimension of each image at the run's sigma and at the ML sigma, sorted by the latter.
+
+    rows  {start: list of dicts with bits_at_ml}
+    """
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(COLUMN, 0.8 * COLUMN), layout="constrained")
+        ax = fig.subplots()
+        for start, values in rows.items():
+            bits = sorted(row["bits_ml"] for row in values)
+            ax.plot(range(1, len(bits) + 1), bits, marker="o", markersize=2.5, label=f"{start} start",
+                    color={"warm": "#d55e00", "cold": "#0072b2"}[start])
+        ax.set(xlabel="image, from the likeliest", ylabel="bits per dimension")
+        if len(rows) > 1:
+            ax.legend()
+        _save(fig, folder, name)

@@ -1,0 +1,116 @@
+"""The latent plane of a trained generator: where the images sit, where it tears, what lies between them."""
+import math
+
+import torch
+from scipy import stats
+
+from results import N_SAMPLES, SATURATED, panel_range
+from utils import squared_distances
+
+DISK = 0.95                    # the disk about 0 that holds this share of the prior
+TEAR_LINES, TEAR_POINTS, TEAR_RADIUS = 24, 60, 2.0
+
+
+def latents(z, names, prior_sigma):
+    """One row for each image: z, and |z|^2 over prior_sigma^2, which is chi^2 with 2 degrees of freedom."""
+    square = (z.double() / prior_sigma).square().sum(1)
+    edge = stats.chi2.ppf(DISK, 2)
+    return [{"image": name, "z_1": point[0].item(), "z_2": point[1].item(), "z_square": s.item(),
+             "inside": "yes" if s <= edge else "no"} for name, point, s in zip(names, z, square, strict=True)]
+
+
+def occupancy(z, prior_sigma):
+    """How the latents z (n, 2) fill the prior and the panel: rows of a quantity, its value, the prior's."""
+    square = (z.double() / prior_sigma).square().sum(1)
+    d = panel_range(z, prior_sigma)
+    inside_panel = (z.abs() <= d).all(1).double().mean().item()
+    test = stats.kstest(square.numpy(), "chi2", (2,))
+    panel_mass = (2 * stats.norm.cdf(d / prior_sigma) - 1) ** 2
+    share = (square <= stats.chi2.ppf(DISK, 2)).double().mean().item()
+    return [
+        {"quantity": "mean of |z|² / 2", "value": square.mean().item() / 2, "prior": 1.0},
+        {"quantity": "share of images within the 95 % disk", "value": share, "prior": DISK},
+        {"quantity": f"share of images within the panel, d = {d:.2g}", "value": inside_panel,
+         "prior": float(panel_mass)},
+        {"quantity": "Kolmogorov-Smirnov distance of |z|² from χ²", "value": float(test.statistic),
+         "prior": 0.0},
+        {"quantity": "its p-value", "value": float(test.pvalue), "prior": None},
+    ]
+
+
+@torch.no_grad()
+def stretch(net, dtype, reach, cells):
+    """log10 of the area by which g stretches the plane, sqrt(det J'J), J = dg/dz, on a grid.
+
+    Over cells x cells points of (-reach, reach)^2 -> (cells, cells), rows from the lowest z_2, and the values
+    of an axis. Where it is far above its surroundings the generator tears.
+    """
+    axis = (torch.arange(cells) + 0.5) / cells * 2 * reach - reach
+    z = torch.cartesian_prod(axis, axis).flip(1)                                   # z_1 runs fast
+    area = []
+    for part in z.split(64):
+        jacobian = net.jacobian(part, dtype)[1].float().flatten(2).transpose(0, 1)
+        area.append(torch.linalg.det((jacobian @ jacobian.mT).double()).sqrt().log10())
+    return torch.cat(area).view(cells, cells), axis
+
+
+@torch.no_grad()
+def tears(net, dtype, prior_sigma, seed=0):
+    """Steps |g(z_k+1) - g(z_k)| / |z_k+1 - z_k| along straight lines of the disk of radius 2 prior_sigma.
+
+    -> {"median", "p95", "greatest"}; a generator without tears has a 95th percentile of at most 4 medians.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    angle, radius = torch.rand(2, TEAR_LINES, 2, generator=generator)
+    radius = TEAR_RADIUS * prior_sigma * radius.sqrt()                # uniform over the disk
+    ends = torch.stack([radius * (2 * math.pi * angle).cos(), radius * (2 * math.pi * angle).sin()], 2)
+    t = torch.linspace(0, 1, TEAR_POINTS).view(1, -1, 1)
+    z = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * t                                 # (lines, points, 2)
+    steps = []
+    for line in z:
+        images = net(line, dtype).float().flatten(1)
+        steps.append((images[1:] - images[:-1]).norm(dim=1) / (line[1:] - line[:-1]).norm(dim=1))
+    steps = torch.cat(steps)
+    return {"median": steps.median().item(), "p95": steps.quantile(0.95).item(),
+            "greatest": steps.max().item()}
+
+
+def nearest(samples, images, names):
+    """For each random sample the training image nearest to it: rows, and the images' places (m,)."""
+    distance, place = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).min(1)
+    rows = [{"sample": k + 1, "nearest": names[i], "rms": math.sqrt(d / images[0].numel()),
+             "psnr": 10 * math.log10(4 * images[0].numel() / d)}
+            for k, (d, i) in enumerate(zip(distance.tolist(), place.tolist(), strict=True))]
+    return rows, place
+
+
+def between(images, recon, samples, rows):
+    """The pictures between the images beside the images: saturation, high frequencies, memorisation.
+
+    rows, as `nearest` gives them for the samples.
+    """
+    saturated = [(x.abs() > SATURATED).float().mean().item() for x in (images, recon, samples)]
+    power = [high_frequency_power(x) for x in (images, recon, samples)]
+    psnr = torch.tensor([row["psnr"] for row in rows])
+    used = len({row["nearest"] for row in rows})
+    blank = {"images": None, "reconstructions": None}
+    return [
+        dict(zip(("quantity", "images", "reconstructions", "samples"),
+                 ("share of saturated pixels", *saturated), strict=True)),
+        dict(zip(("quantity", "images", "reconstructions", "samples"),
+                 ("high-frequency power over the images'", *(p / power[0] for p in power)), strict=True)),
+        {"quantity": "PSNR to the nearest image, mean [dB]"} | blank | {"samples": psnr.mean().item()},
+        {"quantity": "the same, 10th percentile [dB]"} | blank | {"samples": psnr.quantile(0.1).item()},
+        {"quantity": "the same, 90th percentile [dB]"} | blank | {"samples": psnr.quantile(0.9).item()},
+        {"quantity": f"share of images that are nearest to one of {N_SAMPLES} samples"} | blank
+        | {"samples": used / len(images)},
+    ]
+
+
+def high_frequency_power(images):
+    """Mean power of images (n, 3, S, S) at more than S / 8 cycles an image, a quarter of the finest."""
+    size = images.shape[-1]
+    spectrum = torch.fft.fft2(images, norm="ortho").abs().square()
+    cycles = torch.fft.fftfreq(size) * size
+    high = (cycles[:, None].square() + cycles.square()).sqrt() > size / 8
+    return (spectrum * high).mean().item()

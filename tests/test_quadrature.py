@@ -1,0 +1,157 @@
+"""The likelihood by quadrature against closed forms, brute force and importance sampling."""
+import math
+
+import pytest
+import torch
+from conftest import LinearNet
+
+from evaluation.density import Joint
+from evaluation.quadrature import find_modes, importance, log_evidence, ml_sigma, survey
+
+N = 5
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """linear(sigma, prior_sigma): a linear generator's Joint, the z of its images, log p in closed form."""
+    def make(sigma, prior_sigma=1.0):
+        generator = torch.Generator().manual_seed(3)
+        layer = torch.nn.Linear(2, 768)
+        layer.weight.data = 0.15 * torch.randn(768, 2, generator=generator)
+        layer.bias.data = 0.1 * torch.randn(768, generator=generator)
+        z = prior_sigma * torch.randn(N, 2, generator=generator)
+        images = (layer(z) + sigma * torch.randn(N, 768, generator=generator)).detach()
+        w = prior_sigma * layer.weight.detach().double()
+        covariance = w @ w.T + sigma**2 * torch.eye(768, dtype=torch.float64)
+        exact = torch.distributions.MultivariateNormal(layer.bias.detach().double(), covariance)
+        log_p = exact.log_prob(images.double())
+        return Joint(LinearNet(layer), images.view(N, 3, 16, 16), prior_sigma), z, log_p
+    return make
+
+
+class TwoAnimals(torch.nn.Module):
+    """g(z) = direction * (z_1^2 - 1) + z_2 * other: every image has two modes, at z_1 and at -z_1."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.direction = torch.nn.Parameter(0.2 * torch.randn(2, 3, 16, 16, generator=generator))
+        self.deconv = torch.nn.Sequential()
+
+    def forward(self, z, dtype=torch.float32):
+        code = torch.stack([z[:, 0] ** 2 - 1, z[:, 1]], 1)
+        return torch.einsum("na,acij->ncij", code, self.direction)
+
+    def jacobian(self, z, dtype=torch.float32):
+        d = self.direction.detach()
+        return self(z).detach(), torch.stack([2 * z[:, 0].view(-1, 1, 1, 1) * d[0],
+                                              d[1].expand(len(z), -1, -1, -1)])
+
+
+def evidence(joint, z, sigma, **options):
+    plane = survey(joint)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z.unsqueeze(1)), sigma, **options)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("prior_sigma", [1.0, 2.5])
+def test_log_p_of_a_linear_generator(linear, sigma, prior_sigma):
+    joint, z, log_p = linear(sigma, prior_sigma)
+    found = evidence(joint, z, sigma)
+    gap = (found.log_p - log_p).abs()
+    assert gap.max() < 1e-3
+    assert (gap < found.error).all()               # the bound holds ...
+    assert found.error.max() < 1e-2                # ... and is worth having
+
+
+def test_posterior_moments_of_a_linear_generator(linear):
+    sigma = 0.4
+    joint, z, _ = linear(sigma)
+    found = evidence(joint, z, sigma)
+    weight = joint.net.code.weight.detach().double()
+    covariance = torch.linalg.inv(weight.T @ weight / sigma**2 + torch.eye(2))
+    pull = (joint.images.flatten(1).double() - joint.net.code.bias.detach()) @ weight / sigma**2
+    std = covariance.diagonal().sqrt()
+    assert ((found.mean - pull @ covariance) / std).abs().max() < 1e-3
+    assert (found.covariance / covariance - 1).abs().max() < 1e-3
+    residual = joint.images.flatten(1).double() - joint.net.code.bias.detach() - found.mean @ weight.T
+    expected = residual.square().sum(1) + (weight @ covariance @ weight.T).trace()
+    assert (found.squared_error / expected - 1).abs().max() < 1e-5
+
+
+def test_two_modes_against_brute_force():
+    net, sigma = TwoAnimals(), 0.5
+    z = torch.tensor([[0.9, 0.3], [0.05, -1.0], [1.6, 0.0]])
+    noise = sigma * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    joint = Joint(net, (net(z) + noise).detach(), 1.0)
+    found = evidence(joint, z, sigma)
+    fine = survey(joint, reach=4.0, cells=400)                  # .02 wide, needles are .05 and more
+    index = torch.arange(3).repeat_interleave(len(fine.z))
+    log_joint = joint.log_joint(fine.squared_error.flatten(), index, fine.z.repeat(3, 1), sigma).view(3, -1)
+    brute = log_joint.logsumexp(1) + math.log(fine.area)
+    assert (found.log_p - brute).abs().max() < 2e-3             # of matrix products in float32
+    counts = found.modes.image.bincount()
+    assert counts[0] == 2 and counts[2] == 2
+    share = (log_joint - log_joint.logsumexp(1, keepdim=True)).exp()
+    assert (found.mean - share @ fine.z).abs().max() < 2e-3
+
+
+def test_a_mode_that_the_search_missed_is_noticed_on_the_coarse_grid():
+    net, sigma = TwoAnimals(), 0.5
+    z = torch.tensor([[0.9, 0.3]])
+    joint = Joint(net, net(z).detach(), 1.0)
+    plane = survey(joint)
+    one = find_modes(joint, None, sigma, z.unsqueeze(1))        # from one side alone
+    assert len(one.z) == 1
+    found = log_evidence(joint, plane, one, sigma)
+    both = evidence(joint, z, sigma)                            # the lattice was widened until it was covered
+    assert (found.log_p - both.log_p).abs() <= found.error + both.error
+    narrow = log_evidence(joint, plane, one, sigma, tolerance=10.0)
+    assert narrow.log_p < both.log_p - 0.6 and narrow.error > 0.6    # half the mass, ln 2, and said so
+
+
+@pytest.mark.parametrize("change", [{"spacing": 0.35}, {"reach": 7.0}])
+def test_finer_and_wider_lattices_change_less_than_the_error(linear, change):
+    net, sigma = TwoAnimals(), 0.5
+    z = torch.tensor([[0.9, 0.3], [0.3, -1.0], [1.6, 0.0]])
+    noise = sigma * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    joint = Joint(net, (net(z) + noise).detach(), 1.0)
+    found, other = evidence(joint, z, sigma), evidence(joint, z, sigma, **change)
+    assert ((found.log_p - other.log_p).abs() <= found.error).all()
+
+
+def test_importance_sampling_agrees(linear):
+    joint, z, log_p = linear(0.3)
+    estimate, error = importance(joint, evidence(joint, z, 0.3).modes, 0.3, n_draws=2000)
+    assert (error < 0.05).all()
+    assert ((estimate - log_p).abs() < 4 * error).all()
+
+
+def test_importance_sampling_notices_a_wrong_density(linear):
+    joint, z, log_p = linear(0.3)
+    found = evidence(joint, z, 0.3)
+    estimate, error = importance(joint, found.modes, 0.33, n_draws=2000)
+    assert ((estimate - log_p).abs() > 4 * error).all()
+
+
+def test_ml_sigma_is_the_maximum(linear):
+    joint, z, _ = linear(0.3)
+    sigma, found = ml_sigma(joint, survey(joint), 1.0, z.unsqueeze(1))
+    assert abs(sigma / 0.3 - 1) < 0.05
+    for other in (0.97 * sigma, 1.03 * sigma):
+        assert evidence(joint, z, other).log_p.sum() < found.log_p.sum() - 0.1
+
+
+def test_hidden_pixels_do_not_count(linear):
+    sigma = 0.3
+    joint, z, _ = linear(sigma)
+    mask = torch.zeros(N, 1, 16, 16)
+    mask[:, :, :8] = 1
+    images = joint.images.clone()
+    images[:, :, 8:] = 9.0
+    found = evidence(Joint(joint.net, images, 1.0, mask=mask), z, sigma)
+    seen = mask[0].expand(3, -1, -1).flatten().bool()
+    w = joint.net.code.weight.detach()[seen].double()
+    exact = torch.distributions.MultivariateNormal(joint.net.code.bias.detach()[seen].double(),
+                                                   w @ w.T + sigma**2 * torch.eye(len(w)))
+    assert (found.log_p - exact.log_prob(images.flatten(1)[:, seen].double())).abs().max() < 1e-3
