@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from abp import ABP
 from evaluation.tables import write_tables
-from figures import save_rows
+from figures import save_recon
 from masks import hidden_error, hide, make_mask
 from options import UserError
 from results import generate, reconstruction
@@ -63,8 +63,8 @@ def run(config, images, names, folder, device="cpu", precision="fp32", masks=Non
         print(f"{row['mask']}: mean error on hidden pixels {row['mae']:.1f} of 255, with the mean image "
               f"{row['mae_mean']:.1f}, with the nearest pixel {row['mae_nearest']:.1f}", flush=True)
         shown = torch.linspace(0, len(images) - 1, min(N_SHOWN, len(images))).round().long()
-        save_rows({"masked": hide(images, model.mask)[shown], "recovered": recovered[shown],
-                   "original": images[shown]}, folder / f"occlusion_{_file_name(row['mask'])}.png")
+        save_recon({"masked": hide(images, model.mask)[shown], "recovered": recovered[shown],
+                    "original": images[shown]}, folder / f"occlusion_{_file_name(row['mask'])}.png")
         write_tables(folder, "occlusion", rows, HEADS, FORMS)
     return rows
 
