@@ -8,6 +8,7 @@ Writes output/001/evaluation/: a folder for each start (warm, cold) with figures
     python evaluate.py output/001 --experiment occlusion   learns from images with hidden pixels
     python evaluate.py output/001 --experiment warm-cold   several seeds of both, equal network passes
 """
+import dataclasses
 import sys
 import time
 import warnings
@@ -18,7 +19,7 @@ import torch
 
 import run
 from abp import data_folder, load_run
-from evaluation import factors, holdout, linear, occlusion, pictures, warm_cold
+from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
 from evaluation.start import Start
 from evaluation.tables import write_tables
 from masks import make_mask
@@ -78,7 +79,7 @@ def open_run(options):
         raise UserError(f"{folder / missing[0]}: is missing; go on with python abp.py --resume {folder}")
     data = Path(options.data) if options.data else data_folder(config)
     try:
-        run.same_images(record, data)
+        run.same_images(record, config, data)
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); "
                         "train anew") from None
@@ -94,7 +95,7 @@ def evaluate(options):
     config = next(iter(starts.values()))[0]
     arithmetic = ("cpu", record["precision"] if record["device"] == "cpu" else "fp32")
     fresh = {"n_epochs": options.n_epochs} if options.n_epochs else {}
-    retrained = run.dataclasses.replace(config, **fresh)
+    retrained = dataclasses.replace(config, **fresh)
     if options.experiment == "occlusion":
         occlusion.run(retrained, images, names, out, *arithmetic)
     elif options.experiment == "warm-cold":
@@ -109,7 +110,7 @@ def evaluate(options):
 
 def describe(options, out, data, images, names, starts, search):
     """Everything that needs no training, each start and then the starts side by side."""
-    summaries, likelihoods, points = {}, {}, {}
+    summaries, likelihoods = {}, {}
     for start, (config, net, z) in starts.items():
         (out / start).mkdir(exist_ok=True)
         mask = make_mask(config.mask, len(images), config.img_size, config.seed)
@@ -125,14 +126,14 @@ def describe(options, out, data, images, names, starts, search):
             began = time.perf_counter()
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
-        summaries[start], points[start] = one.summary, z
+        summaries[start] = one.summary
         if config.nz == 2:
-            likelihoods[start] = one.found.rows
+            likelihoods[start] = one.found
     write_summary(out, summaries)
     if likelihoods:
-        pictures.plot_evidence(likelihoods, out)
-    write_linear(out, images, starts, summaries)
-    factors.write(data, points, names, out)
+        pictures.plot_evidence({start: found.rows for start, found in likelihoods.items()}, out)
+    write_linear(out, images, starts, summaries, likelihoods)
+    write_factors(out, data, names, starts)
 
 
 def write_summary(out, summaries):
@@ -143,11 +144,32 @@ def write_summary(out, summaries):
         for key in keys])
 
 
-def write_linear(out, images, starts, summaries):
+def write_linear(out, images, starts, summaries, likelihoods):
     """linear.*: the linear models that ABP generalises, and ABP beside them."""
-    rows = linear.rows(images)
-    # rows of ABP are added in evaluation.linear's columns
-    write_tables(out, "linear", rows)
+    rows = []
+    for start, summary in summaries.items():
+        config, found = starts[start][0], likelihoods.get(start)
+        row = dict.fromkeys(linear.HEADS) | {
+            "model": f"ABP, {start} start", "d": config.nz, "train_psnr": summary["PSNR [dB]"],
+            "train_mse": summary["MSE"]}
+        if found:
+            mean = likelihood.mean_row(found.rows)
+            row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"], "sigma": found.sigma_ml}
+        rows.append(row)
+    write_tables(out, "linear", [*rows, *linear.rows(images)], linear.HEADS, linear.FORMS)
+
+
+def write_factors(out, data, names, starts):
+    """factors.* of images whose factors are known: how well each is read off z."""
+    known = factors.read(data, names)
+    if known is None:
+        return
+    table = []
+    for start, (config, _, z) in starts.items():
+        table += [{"start": start} | row for row in factors.rows(z, known)]
+        paths = [out / start / f"factors.{kind}" for kind in ("png", "pdf")]
+        factors.draw(z, known, config.prior_sigma, paths)
+    write_tables(out, "factors", table, factors.HEADS, factors.FORMS)
 
 
 def main(argv=None):

@@ -41,17 +41,17 @@ class Fit(NamedTuple):
     psnr: torch.Tensor             # (h,), dB
 
 
-def folds(n, k, seed):
-    """Split range(n) at random into ceil(n / k) parts of at most k, as even as can be.
+def folds(n, n_folds, seed):
+    """Split range(n) at random into n_folds parts, as even as can be.
 
     Returns a list of index tensors, sorted within; every index is in exactly one.
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return [part.sort().values for part in order.tensor_split(math.ceil(n / k))]
+    return [part.sort().values for part in order.tensor_split(n_folds)]
 
 
-def run(config, images, names, folder, device, precision, k):
-    """Leave k out: train a warm ABP on each fold's rest; write how well all models do on what is out.
+def run(config, images, names, folder, device, precision, n_folds):
+    """Hold each of n_folds parts out: train a warm ABP on the rest, write how well all models do on the part.
 
     config     abp.Config of the trainings, which begin anew for each fold
     images     (n, 3, S, S) in [-1, 1], with their names
@@ -60,10 +60,11 @@ def run(config, images, names, folder, device, precision, k):
     Returns the rows of the summary. Raises UserError if too few images would be left to train on.
     """
     n = len(images)
-    if not 1 <= k <= n - LEAST_REST:
-        raise UserError(f"leave-k-out: of {n} images at most {max(0, n - LEAST_REST)} can be held out at a "
-                        f"time, and at least 1, not {k}; choose another k or add images")
-    split = folds(n, k, config.seed)
+    least = math.ceil(n / max(1, n - LEAST_REST))             # folds that leave LEAST_REST images to train on
+    if n <= LEAST_REST or not max(2, least) <= n_folds <= n:
+        raise UserError(f"--folds {n_folds}: cannot split {n} images and leave {LEAST_REST} to train on; " + (
+            f"choose {max(2, least)} to {n}" if n > LEAST_REST else "add images"))
+    split = folds(n, n_folds, config.seed)
     config = dataclasses.replace(config, start="warm")
     fits = [_fit_fold(config, images, names, part, device, precision)
             for part in tqdm(split, desc="leave-k-out", unit="fold", disable=None)]

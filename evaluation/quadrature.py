@@ -23,7 +23,7 @@ MOST_STARTS = 12       # places of the coarse grid, for each image, from which G
 NEGLIGIBLE = 30.0      # nats below the best mode from which a mode does not count
 SAME = 0.5             # stds between two modes that are one
 SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
-MOST_POINTS = 40_000   # of one lattice
+MOST_POINTS = 8_000    # of one lattice
 ROUNDS = 8
 
 
@@ -119,7 +119,7 @@ def _distinct(image, z, energy, metric):
     return Modes(image[kept], z[kept], factor, log_mass[kept])
 
 
-def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=1e-4):
+def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=1e-3):
     """log p(I_i; sigma) of every image, with all that its sums give -> Evidence.
 
     modes      where to sum, as `find_modes` gives them for this sigma

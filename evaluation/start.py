@@ -34,8 +34,8 @@ class Start:
         self.summary = {}          # {quantity: value}
 
     def reconstruction(self):
-        rows = reconstruction.rows(self.images, self.recon, self.names)
-        write_tables(self.folder, "reconstruction", rows)
+        rows = reconstruction.rows(self.recon, self.images, self.names)
+        write_tables(self.folder, "reconstruction", rows, reconstruction.HEADS, reconstruction.FORMS)
         for key, label in (("psnr", "PSNR [dB]"), ("mse", "MSE"), ("ssim", "SSIM")):
             self.summary[label] = rows[-1][key]
 

@@ -84,11 +84,12 @@ def test_descent_leaves_rows_that_are_not_finite_and_never_goes_there():
 
 # ---- held-out images
 
-@pytest.mark.parametrize("n, k", [(6, 2), (7, 3), (24, 1), (5, 5)])
+@pytest.mark.parametrize("n, k", [(6, 2), (7, 3), (24, 4), (5, 5)])
 def test_folds_hold_every_image_out_once(n, k):
     parts = holdout.folds(n, k, seed=3)
+    assert len(parts) == k
     assert sorted(torch.cat(parts).tolist()) == list(range(n))
-    assert all(1 <= len(p) <= k and p.tolist() == sorted(p.tolist()) for p in parts)
+    assert all(n // k <= len(p) <= -(-n // k) and p.tolist() == sorted(p.tolist()) for p in parts)
     assert [p.tolist() for p in parts] == [p.tolist() for p in holdout.folds(n, k, seed=3)]
     if n == 24:
         assert parts != holdout.folds(n, k, seed=4)
@@ -137,10 +138,10 @@ def test_latents_of_unseen_images_are_no_worse_than_any_draw_of_the_prior(make_m
 
 def test_leave_k_out_measures_every_image_with_models_that_never_saw_it(images, tmp_path):
     config = Config(**QUICK)
-    summary = holdout.run(config, images, NAMES, tmp_path, "cpu", "fp32", k=3)
+    summary = holdout.run(config, images, NAMES, tmp_path, "cpu", "fp32", n_folds=2)
     rows = table(tmp_path / "holdout.csv")
     assert [r["image"] for r in rows] == [*NAMES, "mean"] and [r["fold"] for r in rows].count("1") == 3
-    for i, held_out in enumerate(holdout.folds(6, 3, config.seed), 1):
+    for i, held_out in enumerate(holdout.folds(6, 2, config.seed), 1):
         rest = [j for j in range(6) if j not in held_out]
         expected = linear.rows(images[rest], images[held_out])[0]
         of_fold = [rows[j] for j in held_out]
@@ -163,9 +164,9 @@ def test_leave_k_out_measures_every_image_with_models_that_never_saw_it(images, 
     assert "ABP: PSNR" in (tmp_path / "holdout.md").read_text()
 
 
-@pytest.mark.parametrize("n, k", [(6, 0), (6, 4), (3, 1)])
+@pytest.mark.parametrize("n, k", [(6, 1), (6, 7), (3, 3), (4, 3)])
 def test_leave_k_out_refuses_to_train_on_too_few(n, k, images, tmp_path):
-    with pytest.raises(UserError, match="choose another k or add images"):
+    with pytest.raises(UserError, match=f"--folds {k}: .*(choose|add)"):
         holdout.run(Config(**QUICK), images[:n], NAMES[:n], tmp_path, "cpu", "fp32", k)
     assert not list(tmp_path.iterdir())
 
