@@ -334,7 +334,7 @@ def load_run(folder):
     except TypeError:
         raise UserError(f"{path}: was made by another version of this program; train anew") from None
     net = GenNet(config.nz, config.img_size, config.hidden, config.width)
-    load_weights(net, checkpoint, path)
+    load_weights(net.to(memory_format=torch.channels_last), checkpoint, path)
     return config, net.eval().requires_grad_(False), checkpoint["z"]
 
 

@@ -7,6 +7,8 @@ from posterior import Posterior, frozen
 from utils import squared_distances
 
 BATCH = 64                     # points that go through the network together
+# A pixel in bf16 is off by about 2^-10, U by some D 2^-20 / (2 sigma^2): below this sigma it hides the modes
+LEAST_SIGMA = {torch.bfloat16: 1.0, torch.float32: 0.0}
 
 
 class Joint:
@@ -15,20 +17,21 @@ class Joint:
     net          GenNet with a latent of 2 dimensions
     images       (n, 3, S, S) in [-1, 1]
     prior_sigma  std of the prior of z
-    search       dtype of the deconvolutions where modes are searched for; values are always float32
+    search       dtype of the deconvolutions for searches and chains, where sigma allows it; values are always
+                 float32
     mask         (n, 1, S, S), 1 where a pixel is seen and 0 where it is not; None: all are seen
     """
 
     def __init__(self, net, images, prior_sigma, search=torch.float32, mask=None):
         self.images, self.prior_sigma, self.search, self.mask = images, prior_sigma, search, mask
-        self.net, self.quick = frozen(net), frozen(net, search)
+        self.nets = {dtype: frozen(net, dtype) for dtype in (torch.float32, search)}
         self.exact = frozen(net).double()
         seen = torch.full((len(images),), images[0].numel()) if mask is None else 3 * mask.sum((1, 2, 3))
         self.n_values = seen.double()                      # D of each image
 
     def squared_error(self, index, z):
         """|I_i - g(z)|^2 for images index (m,) at z (m, 2), float64 -> (m,)."""
-        return self._squared_error(self.net, index, z.float(), torch.float32)
+        return self._squared_error(self.nets[torch.float32], index, z.float(), torch.float32)
 
     def rounding(self, index, z):
         """|I_i - g(z)|^2 in float32 less that in float64 -> (m,)."""
@@ -53,8 +56,9 @@ class Joint:
                 - math.log(2 * math.pi * self.prior_sigma**2))
 
     def posterior(self, index, sigma):
-        """The posterior of the images index (m,), in the precision of the search."""
-        return Posterior(self.quick, self.images, sigma, self.prior_sigma, self.search, self.mask).of(index)
+        """The posterior of the images index (m,), in the precision of the search if sigma allows it."""
+        dtype = self.search if sigma >= LEAST_SIGMA[self.search] else torch.float32
+        return Posterior(self.nets[dtype], self.images, sigma, self.prior_sigma, dtype, self.mask).of(index)
 
     def local(self, index, z, sigma):
         """U, dU/dz and the metric of the images index (m,) at z (m, 2), as `Posterior.local`."""
@@ -65,5 +69,6 @@ class Joint:
     @torch.no_grad()
     def distances(self, z):
         """|I_i - g(z_k)|^2 of every image at every point z (m, 2) -> (n, m) float64, by matrix products."""
-        parts = [squared_distances(self.images, self.net(part), self.mask) for part in z.float().split(BATCH)]
+        net = self.nets[torch.float32]
+        parts = [squared_distances(self.images, net(part), self.mask) for part in z.float().split(BATCH)]
         return torch.cat(parts, 1).double()

@@ -19,7 +19,7 @@ import torch
 
 from evaluation.modes import refine
 
-MOST_STARTS = 12       # places of the coarse grid, for each image, from which Gauss-Newton starts
+MOST_STARTS = 6        # places of the coarse grid, for each image, from which Gauss-Newton starts
 NEGLIGIBLE = 30.0      # nats below the best mode from which a mode does not count
 SAME = 0.5             # stds between two modes that are one
 SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
@@ -119,7 +119,7 @@ def _distinct(image, z, energy, metric):
     return Modes(image[kept], z[kept], factor, log_mass[kept])
 
 
-def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=1e-3):
+def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=1e-2):
     """log p(I_i; sigma) of every image, with all that its sums give -> Evidence.
 
     modes      where to sum, as `find_modes` gives them for this sigma
@@ -278,7 +278,7 @@ def _missed(joint, plane, modes, i, sigma, reach):
     return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
 
 
-def ml_sigma(joint, plane, sigma, starts, tolerance=1e-4, rounds=30):
+def ml_sigma(joint, plane, sigma, starts, tolerance=3e-4, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence there -> sigma, Evidence.
 
     By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the last sigma;
@@ -297,7 +297,7 @@ def ml_sigma(joint, plane, sigma, starts, tolerance=1e-4, rounds=30):
         spread = sigma**2 * ((metric - prior) * covariance).sum((1, 2))
         starts = modes.z[best].unsqueeze(1)
         sigma, last = math.sqrt((squared_error + spread).sum() / values), sigma
-        if abs(sigma / last - 1) < 10 * tolerance:
+        if abs(sigma / last - 1) < tolerance:
             break
     for _ in range(rounds):
         evidence = log_evidence(joint, plane, find_modes(joint, plane, sigma, starts), sigma)

@@ -68,13 +68,14 @@ def test_posterior_moments_of_a_linear_generator(linear):
     sigma = 0.4
     joint, z, _ = linear(sigma)
     found = evidence(joint, z, sigma)
-    weight = joint.net.code.weight.detach().double()
+    code = joint.nets[torch.float32].code.double()
+    weight, bias = code.weight.detach(), code.bias.detach()
     covariance = torch.linalg.inv(weight.T @ weight / sigma**2 + torch.eye(2))
-    pull = (joint.images.flatten(1).double() - joint.net.code.bias.detach()) @ weight / sigma**2
+    pull = (joint.images.flatten(1).double() - bias) @ weight / sigma**2
     std = covariance.diagonal().sqrt()
     assert ((found.mean - pull @ covariance) / std).abs().max() < 1e-3
     assert (found.covariance / covariance - 1).abs().max() < 1e-3
-    residual = joint.images.flatten(1).double() - joint.net.code.bias.detach() - found.mean @ weight.T
+    residual = joint.images.flatten(1).double() - bias - found.mean @ weight.T
     expected = residual.square().sum(1) + (weight @ covariance @ weight.T).trace()
     assert (found.squared_error / expected - 1).abs().max() < 1e-5
 
@@ -149,9 +150,9 @@ def test_hidden_pixels_do_not_count(linear):
     mask[:, :, :8] = 1
     images = joint.images.clone()
     images[:, :, 8:] = 9.0
-    found = evidence(Joint(joint.net, images, 1.0, mask=mask), z, sigma)
+    found = evidence(Joint(joint.nets[torch.float32], images, 1.0, mask=mask), z, sigma)
     seen = mask[0].expand(3, -1, -1).flatten().bool()
-    w = joint.net.code.weight.detach()[seen].double()
-    exact = torch.distributions.MultivariateNormal(joint.net.code.bias.detach()[seen].double(),
-                                                   w @ w.T + sigma**2 * torch.eye(len(w)))
+    code = joint.nets[torch.float32].code
+    w, bias = code.weight.detach()[seen].double(), code.bias.detach()[seen].double()
+    exact = torch.distributions.MultivariateNormal(bias, w @ w.T + sigma**2 * torch.eye(len(w)))
     assert (found.log_p - exact.log_prob(images.flatten(1)[:, seen].double())).abs().max() < 1e-3
