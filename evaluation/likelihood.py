@@ -28,10 +28,10 @@ def likelihood(joint, z, names, sigma, seed=0):
 
     z (n, 2) the run's latents, from which modes are searched for too; sigma the run's.
     """
-    plane, starts, index = survey(joint), z.unsqueeze(1), torch.arange(len(z))
-    at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, starts), sigma)
+    plane, index = survey(joint), torch.arange(len(z))
+    at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
     first = math.sqrt(joint.squared_error(index, z).sum() / joint.n_values.sum())
-    sigma_ml, at_ml = ml_sigma(joint, plane, first, starts)
+    sigma_ml, at_ml = ml_sigma(joint, plane, first, z)
     estimate, deviation = importance(joint, at_run.modes, sigma, seed=seed)
     gap = estimate - at_run.log_p
     # how far the density at the run's z lies below that at the best mode

@@ -3,15 +3,16 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
 from figures import COLUMN, STYLE, save_figure, save_recon
 from utils import to_pixels
 
-DEPTH = 300.0                  # nats below the greatest at which the colours of a posterior map end
-ZOOM_DEPTH = 12.0              # the same for a zoom on a mode
-CHAIN_COLOURS = ("#d55e00", "#f0e442", "#cc79a7", "#ffffff")       # of four chains, on viridis
+DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic
+ZOOM_DEPTH = 12.0              # the same for a zoom on a mode, linear
+CHAIN_COLOURS = ("#d55e00", "#000000", "#cc79a7", "#ffffff")       # of four chains, on viridis
 NAMES = {"langevin": "Langevin (Eq. 6)", "mala": "MALA", "smmala": "smMALA", "rw_mh": "random walk"}
 
 
@@ -32,10 +33,10 @@ def _picture(ax, image, title=""):
     ax.axis("off")
 
 
-def _map(ax, values, extent, depth):
-    """values (cells, cells), rows from the lowest z_2, as colours down to `depth` below the greatest."""
-    return ax.imshow(np.asarray(values - values.max()), origin="lower", extent=extent, vmin=-depth, vmax=0,
-                     cmap="viridis", interpolation="bilinear", aspect="auto")
+def _map(ax, values, extent, norm):
+    """values (cells, cells), rows from the lowest z_2, coloured by how far they are below the greatest."""
+    return ax.imshow(np.asarray(values.max() - values), origin="lower", extent=extent, norm=norm,
+                     cmap="viridis_r", interpolation="bilinear", aspect="auto")
 
 
 def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
@@ -52,7 +53,7 @@ def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
         for line, row in zip(axes, rows, strict=True):
             _picture(line[0], row["image"], row["title"])
             reach = row["reach"]
-            shown = _map(line[1], row["plane"], (-reach, reach, -reach, reach), DEPTH)
+            shown = _map(line[1], row["plane"], (-reach, reach, -reach, reach), LogNorm(1, DEPTH, clip=True))
             for k, mode in enumerate(row["modes"]):
                 line[1].plot(*mode["z"], marker="o", markerfacecolor="none", markeredgecolor="white",
                              markersize=6, markeredgewidth=0.8)
@@ -60,7 +61,7 @@ def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
                                  textcoords="offset points")
             line[1].plot(*row["z"], marker="x", color="#d55e00", markersize=4)
             for ax, (k, mode) in zip(line[2:], enumerate(row["modes"]), strict=False):
-                near = _map(ax, mode["zoom"], mode["extent"], ZOOM_DEPTH)
+                near = _map(ax, mode["zoom"], mode["extent"], Normalize(0, ZOOM_DEPTH))
                 left, right, low, high = mode["extent"]
                 if left <= row["z"][0] <= right and low <= row["z"][1] <= high:
                     ax.plot(*row["z"], marker="x", color="#d55e00", markersize=4)
@@ -73,10 +74,10 @@ def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
         for ax in axes[-1, 1:]:
             ax.set_xlabel("$z_1$", fontsize=7, labelpad=0)
         axes[0, 1].set_title("the plane", fontsize=6, pad=2)
-        for mappable, what in ((shown, "plane"), (near, "modes")):
+        for mappable, what in ((shown, "the plane"), (near, "modes")):
             bar = fig.colorbar(mappable, ax=axes, location="right" if what == "modes" else "left",
                                shrink=0.5, aspect=25, pad=0.01)
-            bar.set_label(rf"$\log p(z|I)$ below its greatest [nats], {what}", fontsize=6)
+            bar.set_label(rf"nats by which $\log p(z|I)$ is below its greatest: {what}", fontsize=6)
             bar.ax.tick_params(labelsize=6)
         _save(fig, folder, name)
 
@@ -92,7 +93,7 @@ def plot_chains(rows, folder, name="chains"):
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             for ax, sampler in zip(line, samplers, strict=True):
-                _map(ax, row["zoom"], row["extent"], ZOOM_DEPTH)
+                _map(ax, row["zoom"], row["extent"], Normalize(0, ZOOM_DEPTH))
                 for chain, colour in enumerate(CHAIN_COLOURS):
                     ax.plot(*row["paths"][sampler][:, chain].T, color=colour, linewidth=0.35, alpha=0.9)
                 ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])

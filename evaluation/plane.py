@@ -108,9 +108,13 @@ def between(images, recon, samples, rows):
 
 
 def high_frequency_power(images):
-    """Mean power of images (n, 3, S, S) at more than S / 8 cycles an image, a quarter of the finest."""
+    """Mean power of images (n, 3, S, S) at more than S / 8 cycles an image, a quarter of the finest.
+
+    Under a Hann window, so that the opposite edges of an image, which differ, do not count as detail.
+    """
     size = images.shape[-1]
-    spectrum = torch.fft.fft2(images, norm="ortho").abs().square()
+    window = torch.hann_window(size).outer(torch.hann_window(size))
+    spectrum = torch.fft.fft2(images * window, norm="ortho").abs().square() / window.square().mean()
     cycles = torch.fft.fftfreq(size) * size
     high = (cycles[:, None].square() + cycles.square()).sqrt() > size / 8
     return (spectrum * high).mean().item()

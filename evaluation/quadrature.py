@@ -71,17 +71,18 @@ def survey(joint, reach=4.5, cells=48):
     return Plane(z, joint.distances(z), cells, (2 * half / cells) ** 2)
 
 
-def find_modes(joint, plane, sigma, starts):
-    """The modes of every image's posterior.
+def find_modes(joint, plane, sigma, z):
+    """The modes of all posteriors, searched from the lowest minima of U on the coarse grid and z (n, 2)."""
+    minima, image = _minima(joint, plane, sigma)
+    return _descend(joint, sigma, torch.cat([image, torch.arange(len(z))]), torch.cat([minima, z.double()]))
 
-    plane   the coarse grid, whose lowest local minima of U are starts; None: the search has only `starts`
-    starts  (n, s, 2) other points to start from
-    """
-    z = starts.double().flatten(0, 1)
-    image = torch.arange(len(starts)).repeat_interleave(starts.shape[1])
-    if plane is not None:
-        minima, of = _minima(joint, plane, sigma)
-        z, image = torch.cat([minima, z]), torch.cat([of, image])
+
+def follow_modes(joint, modes, sigma):
+    """The modes as they are at another sigma."""
+    return _descend(joint, sigma, modes.image, modes.z)
+
+
+def _descend(joint, sigma, image, z):
     z, energy, _, metric = refine(lambda index, z: joint.local(image[index], z, sigma), z)
     return _distinct(image, z, energy, metric)
 
@@ -278,15 +279,16 @@ def _missed(joint, plane, modes, i, sigma, reach):
     return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
 
 
-def ml_sigma(joint, plane, sigma, starts, tolerance=3e-4, rounds=30):
+def ml_sigma(joint, plane, sigma, z, tolerance=3e-4, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence there -> sigma, Evidence.
 
     By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the last sigma;
-    in Laplace's approximation until that stands still, then with quadrature.
+    in Laplace's approximation until that stands still, then with quadrature. sigma and z (n, 2) are where the
+    search begins.
     """
     values = joint.n_values.sum()
-    for k in range(rounds):
-        modes = find_modes(joint, None if k else plane, sigma, starts)
+    modes = find_modes(joint, plane, sigma, z)
+    for _ in range(rounds):
         best = modes.heaviest()
         index = torch.arange(len(best))
         squared_error = joint.squared_error(index, modes.z[best])
@@ -295,20 +297,20 @@ def ml_sigma(joint, plane, sigma, starts, tolerance=3e-4, rounds=30):
         prior = torch.eye(2, dtype=torch.float64) / joint.prior_sigma**2
         # E |I - g(z)|^2 = |I - g(m)|^2 + tr(J'J C) for z ~ N(m, C)
         spread = sigma**2 * ((metric - prior) * covariance).sum((1, 2))
-        starts = modes.z[best].unsqueeze(1)
         sigma, last = math.sqrt((squared_error + spread).sum() / values), sigma
+        modes = follow_modes(joint, modes, sigma)
         if abs(sigma / last - 1) < tolerance:
             break
     for _ in range(rounds):
-        evidence = log_evidence(joint, plane, find_modes(joint, plane, sigma, starts), sigma)
+        evidence = log_evidence(joint, plane, modes, sigma)
         better = math.sqrt(evidence.squared_error.sum() / values)
         if abs(better / sigma - 1) < tolerance:
             break
-        sigma = better
+        sigma, modes = better, follow_modes(joint, modes, better)
     return sigma, evidence
 
 
-def importance(joint, modes, sigma, n_draws=128, seed=0, widen=1.3):
+def importance(joint, modes, sigma, n_draws=128, seed=0, widen=1.5):
     """log p(I_i) by importance sampling from the mixture of the modes, their stds widened.
 
     Returns the estimates (n,) and their standard errors (n,), nats.

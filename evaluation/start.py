@@ -6,8 +6,8 @@ from evaluation.density import Joint
 from evaluation.tables import write_tables
 from results import generate, panel_range, sample_images
 
-ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 28, 2
-STRETCH_CELLS, STRETCH_REACH = 40, 3.0
+ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
+STRETCH_CELLS, STRETCH_REACH = 36, 3.0
 SHARE = 0.001                  # of the mass, below which a mode is not drawn
 CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "ess_per_1000_passes": "ESS per 1000 passes", "rhat": "R-hat",

@@ -50,7 +50,7 @@ class TwoAnimals(torch.nn.Module):
 
 def evidence(joint, z, sigma, **options):
     plane = survey(joint)
-    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z.unsqueeze(1)), sigma, **options)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma, **options)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3, 1.0, 3.0])
@@ -102,8 +102,9 @@ def test_a_mode_that_the_search_missed_is_noticed_on_the_coarse_grid():
     z = torch.tensor([[0.9, 0.3]])
     joint = Joint(net, net(z).detach(), 1.0)
     plane = survey(joint)
-    one = find_modes(joint, None, sigma, z.unsqueeze(1))        # from one side alone
-    assert len(one.z) == 1
+    both = find_modes(joint, plane, sigma, z)
+    one = type(both)(*(values[both.z[:, 0] > 0] for values in both))       # as if the search had missed it
+    assert len(both.z) == 2 and len(one.z) == 1
     found = log_evidence(joint, plane, one, sigma)
     both = evidence(joint, z, sigma)                            # the lattice was widened until it was covered
     assert (found.log_p - both.log_p).abs() <= found.error + both.error
@@ -137,7 +138,7 @@ def test_importance_sampling_notices_a_wrong_density(linear):
 
 def test_ml_sigma_is_the_maximum(linear):
     joint, z, _ = linear(0.3)
-    sigma, found = ml_sigma(joint, survey(joint), 1.0, z.unsqueeze(1))
+    sigma, found = ml_sigma(joint, survey(joint), 1.0, z)
     assert abs(sigma / 0.3 - 1) < 0.05
     for other in (0.97 * sigma, 1.03 * sigma):
         assert evidence(joint, z, other).log_p.sum() < found.log_p.sum() - 0.1
