@@ -3,6 +3,11 @@
 Experiment 5 of Han, Lu, Zhu, Wu: Alternating Back-Propagation for Generator Network, AAAI 2017. An image with
 hidden pixels is recovered as g(z) where they are hidden and as itself elsewhere. Two fillings that know no
 generator are measured beside it.
+
+The paper has 10,000 aligned faces. A generator of few images can learn their scattered visible pixels by
+heart and then says nothing of hidden ones, while the nearest visible pixel is hard to beat: watch for an
+error far above that of visible pixels. More images help, and fewer channels (--width 4 --sigma_start 3
+--z_noise 0).
 """
 import dataclasses
 import re
