@@ -40,7 +40,7 @@ class EvaluateConfig:
                         0, 1000)
     seeds: int = option(3, "seeds of the experiment warm-cold", 1, 100)
     n_epochs: int = option(0, "epochs of what is trained anew; 0: as many as the run", 0, 10**6)
-    n_steps: int = option(100, "steps of each chain after the steps of adaptation, half as many", 20, 10**5)
+    n_steps: int = option(60, "steps of each chain after the steps of adaptation, half as many", 20, 10**5)
     n_shown: int = option(4, "images whose posteriors are drawn", 1, 24)
 
     def __post_init__(self):

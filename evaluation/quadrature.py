@@ -19,8 +19,9 @@ import torch
 
 from evaluation.modes import refine
 
-MOST_STARTS = 6        # places of the coarse grid, for each image, from which Gauss-Newton starts
-NEGLIGIBLE = 30.0      # nats below the best mode from which a mode does not count
+MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
+NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
+UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
 SAME = 0.5             # stds between two modes that are one
 SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
 MOST_POINTS = 8_000    # of one lattice
@@ -46,6 +47,11 @@ class Modes(NamedTuple):
         """Those of image i."""
         return Modes(*(values[self.image == i] for values in self))
 
+    def weighty(self):
+        """Without those that are NEGLIGIBLE beside the heaviest of their image."""
+        heaviest = self.log_mass[self.heaviest()][self.image]
+        return Modes(*(values[self.log_mass > heaviest - NEGLIGIBLE] for values in self))
+
     def heaviest(self):
         """The row of the heaviest mode of each image, (n,)."""
         rows = [(self.image == i).nonzero().squeeze(1) for i in self.image.unique().tolist()]
@@ -63,7 +69,7 @@ class Evidence(NamedTuple):
     n_points: int                  # at which the generator was evaluated
 
 
-def survey(joint, reach=4.5, cells=48):
+def survey(joint, reach=4.5, cells=42):
     """The coarse grid: cells x cells points over (-reach, reach)^2, in stds of the prior."""
     half = reach * joint.prior_sigma
     axis = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half - half
@@ -109,7 +115,7 @@ def _distinct(image, z, energy, metric):
         own = own[log_mass[own].argsort(descending=True)]
         found = []
         for k in own.tolist():
-            if log_mass[k] < log_mass[own[0]] - NEGLIGIBLE:
+            if log_mass[k] < log_mass[own[0]] - UNLIKELY:
                 break
             gaps = [((z[k] - z[j]) @ metric[j] @ (z[k] - z[j])).sqrt() for j in found]
             if all(gap > SAME for gap in gaps):
@@ -120,7 +126,7 @@ def _distinct(image, z, energy, metric):
     return Modes(image[kept], z[kept], factor, log_mass[kept])
 
 
-def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=1e-2):
+def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
     """log p(I_i; sigma) of every image, with all that its sums give -> Evidence.
 
     modes      where to sum, as `find_modes` gives them for this sigma
@@ -134,7 +140,7 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     # a first, coarse sum gives each needle its own width, where Gauss-Newton's metric knows that of the tip
     part = _integrate(joint, modes, sigma, modes, max(spacing, 1.0), reach)
     n_points += part.weight.numel()
-    modes = part.moved(modes)
+    modes = part.moved(modes).weighty()
     result = {}
     todo, spacings, reaches = torch.arange(n), torch.full((n,), spacing), torch.full((n,), reach)
     for _ in range(ROUNDS):
@@ -150,9 +156,9 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
             if part.error > tolerance and part.n_lattice < MOST_POINTS:
                 again.append(i)
                 if part.lattice > tolerance / 2:
-                    spacings[i] *= 0.6
+                    spacings[i] *= 0.7
                 if tail > tolerance / 2:
-                    reaches[i] *= 1.4
+                    reaches[i] *= 1.25
         todo = torch.tensor(again, dtype=torch.long)
         if not again:
             break
@@ -279,7 +285,7 @@ def _missed(joint, plane, modes, i, sigma, reach):
     return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
 
 
-def ml_sigma(joint, plane, sigma, z, tolerance=3e-4, rounds=30):
+def ml_sigma(joint, plane, sigma, z, tolerance=1e-3, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence there -> sigma, Evidence.
 
     By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the last sigma;

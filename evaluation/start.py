@@ -7,7 +7,7 @@ from evaluation.tables import write_tables
 from results import generate, panel_range, sample_images
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
-STRETCH_CELLS, STRETCH_REACH = 36, 3.0
+STRETCH_CELLS, STRETCH_REACH = 32, 3.0
 SHARE = 0.001                  # of the mass, below which a mode is not drawn
 CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "ess_per_1000_passes": "ESS per 1000 passes", "rhat": "R-hat",
@@ -25,7 +25,7 @@ class Start:
     mask            (n, 1, S, S) or None
     """
 
-    def __init__(self, config, net, z, images, names, folder, search, mask=None, n_steps=100, n_shown=4):
+    def __init__(self, config, net, z, images, names, folder, search, mask=None, n_steps=60, n_shown=4):
         self.config, self.net, self.z, self.images, self.names = config, net, z, images, names
         self.folder, self.search, self.mask = folder, search, mask
         self.n_steps = n_steps
