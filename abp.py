@@ -151,7 +151,7 @@ class ABP:
         self.names = names or [f"image {i}" for i in range(len(images))]
         self.mask = make_mask(config.mask, len(images), config.img_size, config.seed)   # (n, 1, S, S) or None
         set_seed(config.seed)
-        self.net = GenNet(config.nz, config.img_size, config.hidden, config.width)
+        self.net = GenNet(config.nz, config.img_size, config.hidden, config.width, self.mask is not None)
         self.net.to(self.device, memory_format=torch.channels_last)
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)

@@ -141,7 +141,7 @@ def write_summary(out, summaries):
     keys = dict.fromkeys(key for summary in summaries.values() for key in summary)
     write_tables(out, "summary", [
         {"quantity": key} | {f"{start} start": summary.get(key) for start, summary in summaries.items()}
-        for key in keys])
+        for key in keys], forms={f"{start} start": ".5g" for start in summaries})
 
 
 def write_linear(out, images, starts, summaries, likelihoods):

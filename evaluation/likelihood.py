@@ -5,11 +5,12 @@ from typing import NamedTuple
 import torch
 
 from evaluation.linear import bits_per_dim
-from evaluation.quadrature import Evidence, Plane, find_modes, importance, log_evidence, ml_sigma, survey
+from evaluation.needles import Plane, find_modes, survey
+from evaluation.quadrature import Evidence, importance, log_evidence, ml_sigma
 
-HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error bound", "modes": "modes",
+HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error estimate", "modes": "modes",
          "behind": "run's z below the best mode [nats]", "log_p_ml": "log p at ML σ [nats]",
-         "error_ml": "error bound", "bits": "bits/dim at the run's σ", "bits_ml": "bits/dim at ML σ",
+         "error_ml": "error estimate", "bits": "bits/dim at the run's σ", "bits_ml": "bits/dim at ML σ",
          "sampling_gap": "importance sampling − quadrature [nats]", "sampling_error": "its standard error"}
 FORMS = {"log_p": ".2f", "log_p_ml": ".2f", "error": ".1e", "error_ml": ".1e", "behind": ".2f", "bits": ".3f",
          "bits_ml": ".3f", "sampling_gap": ".4f", "sampling_error": ".4f"}

@@ -17,113 +17,22 @@ from typing import NamedTuple
 
 import torch
 
-from evaluation.modes import refine
+from evaluation.needles import Modes, find_modes, follow_modes, log_gaussians, log_share, merged
 
-MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
-NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
-UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
-SAME = 0.5             # stds between two modes that are one
 SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
 MOST_POINTS = 8_000    # of one lattice
 ROUNDS = 8
 
 
-class Plane(NamedTuple):
-    """A grid over the latent plane: the same points for all images."""
-    z: torch.Tensor                # (m, 2) float64, z_1 slow, z_2 fast
-    squared_error: torch.Tensor    # (n, m) |I_i - g(z)|^2
-    cells: int                     # a side
-    area: float                    # of a cell
-
-
-class Modes(NamedTuple):
-    """Gaussian approximations of the posteriors of all images, one row for each mode."""
-    image: torch.Tensor            # (k,) which image it belongs to, in ascending order
-    z: torch.Tensor                # (k, 2) centre
-    factor: torch.Tensor           # (k, 2, 2) F, covariance F F'
-    log_mass: torch.Tensor         # (k,) log of the integral of p(z, I) over it
-
-    def of(self, i):
-        """Those of image i."""
-        return Modes(*(values[self.image == i] for values in self))
-
-    def weighty(self):
-        """Without those that are NEGLIGIBLE beside the heaviest of their image."""
-        heaviest = self.log_mass[self.heaviest()][self.image]
-        return Modes(*(values[self.log_mass > heaviest - NEGLIGIBLE] for values in self))
-
-    def heaviest(self):
-        """The row of the heaviest mode of each image, (n,)."""
-        rows = [(self.image == i).nonzero().squeeze(1) for i in self.image.unique().tolist()]
-        return torch.stack([own[self.log_mass[own].argmax()] for own in rows])
-
-
 class Evidence(NamedTuple):
     """What quadrature gives, for each image; float64."""
     log_p: torch.Tensor            # (n,) log p(I_i), nats
-    error: torch.Tensor            # (n,) bound on its error, nats: lattice, range and float32 together
+    error: torch.Tensor            # (n,) estimate of its error, nats: lattice, range and float32 together
     mean: torch.Tensor             # (n, 2) of the posterior
     covariance: torch.Tensor       # (n, 2, 2)
     squared_error: torch.Tensor    # (n,) posterior mean of |I_i - g(z)|^2
     modes: Modes
     n_points: int                  # at which the generator was evaluated
-
-
-def survey(joint, reach=4.5, cells=42):
-    """The coarse grid: cells x cells points over (-reach, reach)^2, in stds of the prior."""
-    half = reach * joint.prior_sigma
-    axis = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half - half
-    z = torch.cartesian_prod(axis, axis)
-    return Plane(z, joint.distances(z), cells, (2 * half / cells) ** 2)
-
-
-def find_modes(joint, plane, sigma, z):
-    """The modes of all posteriors, searched from the lowest minima of U on the coarse grid and z (n, 2)."""
-    minima, image = _minima(joint, plane, sigma)
-    return _descend(joint, sigma, torch.cat([image, torch.arange(len(z))]), torch.cat([minima, z.double()]))
-
-
-def follow_modes(joint, modes, sigma):
-    """The modes as they are at another sigma."""
-    return _descend(joint, sigma, modes.image, modes.z)
-
-
-def _descend(joint, sigma, image, z):
-    z, energy, _, metric = refine(lambda index, z: joint.local(image[index], z, sigma), z)
-    return _distinct(image, z, energy, metric)
-
-
-def _minima(joint, plane, sigma):
-    """The lowest local minima of U on the coarse grid, (m, 2), and the image of each, (m,)."""
-    energy = (plane.squared_error / (2 * sigma**2)
-              + plane.z.square().sum(1) / (2 * joint.prior_sigma**2))                       # (n, m)
-    grid = energy.view(len(energy), 1, plane.cells, plane.cells)
-    lowest = -torch.nn.functional.max_pool2d(-grid, 3, 1, 1)
-    minima = torch.where(grid == lowest, grid, math.inf).flatten(1)
-    value, place = minima.topk(min(MOST_STARTS, minima.shape[1]), largest=False)
-    found = value.flatten().isfinite()
-    image = torch.arange(len(energy)).repeat_interleave(value.shape[1])
-    return plane.z[place.flatten()[found]], image[found]
-
-
-def _distinct(image, z, energy, metric):
-    """Drop modes found twice and negligible ones; masses by Laplace's approximation."""
-    log_mass = -energy - torch.logdet(metric) / 2 + math.log(2 * math.pi)
-    kept = []
-    for i in image.unique().tolist():
-        own = (image == i).nonzero().squeeze(1)
-        own = own[log_mass[own].argsort(descending=True)]
-        found = []
-        for k in own.tolist():
-            if log_mass[k] < log_mass[own[0]] - UNLIKELY:
-                break
-            gaps = [((z[k] - z[j]) @ metric[j] @ (z[k] - z[j])).sqrt() for j in found]
-            if all(gap > SAME for gap in gaps):
-                found.append(k)
-        kept += found
-    kept = torch.tensor(kept)
-    factor = torch.linalg.cholesky(torch.linalg.inv(metric[kept]))
-    return Modes(image[kept], z[kept], factor, log_mass[kept])
 
 
 def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
@@ -140,7 +49,7 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     # a first, coarse sum gives each needle its own width, where Gauss-Newton's metric knows that of the tip
     part = _integrate(joint, modes, sigma, modes, max(spacing, 1.0), reach)
     n_points += part.weight.numel()
-    modes = part.moved(modes).weighty()
+    modes = merged(part.moved(modes).weighty())
     result = {}
     todo, spacings, reaches = torch.arange(n), torch.full((n,), spacing), torch.full((n,), reach)
     for _ in range(ROUNDS):
@@ -245,7 +154,7 @@ def _integrate(joint, modes, sigma, mixture, spacing, reach):
     squared_error = joint.squared_error(index, z.flatten(0, 1))
     log_joint = joint.log_joint(squared_error, index, z.flatten(0, 1), sigma).view(len(z), -1)
     area = torch.linalg.det(modes.factor).abs().log() + 2 * math.log(spacing)
-    weight = log_joint + _log_share(mixture, modes.image, z) + area[:, None]
+    weight = log_joint + log_share(mixture, modes.image, z) + area[:, None]
     return _Sums(u, z, weight, squared_error.view(len(z), -1), halves, modes.factor, spacing, reach)
 
 
@@ -257,29 +166,11 @@ def _lattice(spacing, reach):
     return places.double() * spacing, torch.stack([*places.T, places.sum(1)]) % 2 == 0
 
 
-def _log_gaussians(modes, z):
-    """log of w_k N(z; m_k, C_k) for each mode k of one image, at z (m, 2) -> (k, m)."""
-    u = torch.linalg.solve(modes.factor, (z[None] - modes.z[:, None]).mT)                 # (k, 2, m)
-    log_det = torch.linalg.det(modes.factor).abs().log()
-    return modes.log_mass[:, None] - u.square().sum(1) / 2 - log_det[:, None] - math.log(2 * math.pi)
-
-
-def _log_share(mixture, image, z):
-    """log r_k at the points z (k, m, 2) of the k-th mode, among the modes of the same image."""
-    shares = []
-    for i in image.unique().tolist():
-        own = mixture.of(i)
-        points = z[image == i]
-        logs = _log_gaussians(own, points.flatten(0, 1)).view(len(own.z), *points.shape[:2])
-        shares.append(logs.diagonal(dim1=0, dim2=1).T - logs.logsumexp(0))
-    return torch.cat(shares)
-
-
 def _missed(joint, plane, modes, i, sigma, reach):
     """log of the mass of image i that its lattices do not cover, as far as the coarse grid sees it."""
     index = torch.full((len(plane.z),), i)
     log_joint = joint.log_joint(plane.squared_error[i], index, plane.z, sigma)
-    logs = _log_gaussians(modes, plane.z)
+    logs = log_gaussians(modes, plane.z)
     radius = torch.linalg.solve(modes.factor, (plane.z[None] - modes.z[:, None]).mT).norm(dim=1)
     outside = torch.where(radius > reach, logs - logs.logsumexp(0), -math.inf).logsumexp(0)
     return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
@@ -332,7 +223,7 @@ def importance(joint, modes, sigma, n_draws=128, seed=0, widen=1.5):
         z = own.z[which] + (own.factor[which] @ noise).squeeze(2)
         index = torch.full((n_draws,), i)
         log_joint = joint.log_joint(joint.squared_error(index, z), index, z, sigma)
-        log_ratio = log_joint - _log_gaussians(own, z).logsumexp(0) + own.log_mass.logsumexp(0)
+        log_ratio = log_joint - log_gaussians(own, z).logsumexp(0) + own.log_mass.logsumexp(0)
         ratio = (log_ratio - log_ratio.max()).exp()
         estimates.append(log_ratio.max() + ratio.mean().log())
         errors.append(ratio.std() / ratio.mean() / math.sqrt(n_draws))

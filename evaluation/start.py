@@ -60,7 +60,7 @@ class Start:
             "ML estimate of σ": self.found.sigma_ml,
             f"log p at σ = {self.config.mse_sigma:g}, mean [nats]": mean["log_p"],
             "log p at ML σ, mean [nats]": mean["log_p_ml"],
-            "error bound of log p, greatest [nats]": max(mean["error"], mean["error_ml"]),
+            "error estimate of log p, greatest [nats]": max(mean["error"], mean["error_ml"]),
             "bits per dimension at ML σ": mean["bits_ml"],
             "importance sampling within 2 standard errors, share": sum(within) / len(within),
             "images with more than one mode, share":

@@ -13,7 +13,8 @@ import abp
 import evaluate
 from evaluation import chains, plane
 from evaluation.density import Joint
-from evaluation.quadrature import find_modes, log_evidence, survey
+from evaluation.needles import find_modes, survey
+from evaluation.quadrature import log_evidence
 from evaluation.tables import write_tables
 
 TABLES = ("reconstruction", "nearest", "between", "likelihood", "chains", "stuck", "samplers", "latents",

@@ -84,3 +84,16 @@ def test_posteriors_in_bf16_and_float32_agree():
         assert (a - b).norm() < tolerance * a.norm()
     change, quick_change = (p.energy(z + 0.01) - p.energy(z) for p in (exact, quick))
     assert torch.allclose(change, quick_change, atol=0.3)
+
+
+def test_a_smooth_start_interpolates():
+    """Features that are the same everywhere, or change linearly, keep their shape."""
+    net = GenNet(2, 32, smooth=True)
+    layer = net.deconv[0]
+    ramp = torch.linspace(0, 1, 8).expand(1, layer.in_channels, 8, 8)
+    with torch.no_grad():
+        out = layer(ramp)[0, :, 3:-3, 3:-3]
+    steps = out.diff(dim=2)
+    assert torch.allclose(steps, steps.mean(2, keepdim=True).expand_as(steps), atol=1e-5)
+    assert out.diff(dim=1).abs().max() < 1e-5
+    assert GenNet(2, 32).deconv[0](ramp).diff(dim=2).std() > 3 * steps.std()

@@ -6,7 +6,8 @@ import torch
 from conftest import LinearNet
 
 from evaluation.density import Joint
-from evaluation.quadrature import find_modes, importance, log_evidence, ml_sigma, survey
+from evaluation.needles import Modes, find_modes, merged, survey
+from evaluation.quadrature import importance, log_evidence, ml_sigma
 
 N = 5
 
@@ -120,6 +121,22 @@ def test_finer_and_wider_lattices_change_less_than_the_error(linear, change):
     joint = Joint(net, (net(z) + noise).detach(), 1.0)
     found, other = evidence(joint, z, sigma), evidence(joint, z, sigma, **change)
     assert ((found.log_p - other.log_p).abs() <= found.error).all()
+
+
+def test_overlapping_needles_become_one_with_the_same_moments():
+    def modes(*rows):
+        columns = zip(*rows, strict=True)
+        return Modes(*(torch.stack([torch.as_tensor(v) for v in column]) for column in columns))
+
+    eye = torch.eye(2, dtype=torch.float64)
+    near = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    both = merged(modes((0, near[0], eye, math.log(0.75)), (0, near[1], 2 * eye, math.log(0.25)),
+                         (0, near[2], eye, math.log(0.1)), (1, near[3], eye, 0.0)))
+    assert both.image.tolist() == [0, 0, 1]
+    assert both.log_mass.exp().tolist() == pytest.approx([1.0, 0.1, 1.0])
+    assert both.z[0].tolist() == pytest.approx([0.25, 0])
+    covariance = both.factor[0] @ both.factor[0].T           # .75 (1 + .25^2) + .25 (4 + .75^2) along z_1
+    assert covariance.flatten().tolist() == pytest.approx([1.9375, 0, 0, 1.75])
 
 
 def test_importance_sampling_agrees(linear):
