@@ -8,8 +8,8 @@ from evaluation.linear import bits_per_dim
 from evaluation.needles import Plane, find_modes, survey
 from evaluation.quadrature import Evidence, importance, log_evidence, ml_sigma
 
-HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error estimate", "modes": "modes",
-         "behind": "run's z below the best mode [nats]", "log_p_ml": "log p at ML σ [nats]",
+HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error estimate",
+         "modes": "modes", "behind": "run's z below the best mode [nats]", "log_p_ml": "log p at ML σ [nats]",
          "error_ml": "error estimate", "bits": "bits/dim at the run's σ", "bits_ml": "bits/dim at ML σ",
          "sampling_gap": "importance sampling − quadrature [nats]", "sampling_error": "its standard error"}
 FORMS = {"log_p": ".2f", "log_p_ml": ".2f", "error": ".1e", "error_ml": ".1e", "behind": ".2f", "bits": ".3f",
@@ -50,7 +50,7 @@ def likelihood(joint, z, names, sigma, seed=0):
 
 
 def mean_row(rows):
-    """The means of the columns of numbers; of error bounds, the greatest."""
+    """The means of the columns of numbers; of error estimates, the greatest."""
     row = {"image": "mean"}
     for key in list(rows[0])[1:]:
         values = [r[key] for r in rows]
