@@ -15,10 +15,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 import run
-from abp import data_folder, load_run
+from abp import DTYPES, data_folder, load_run
 from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
 from evaluation.start import Start
 from evaluation.tables import write_tables
@@ -27,7 +25,6 @@ from options import UserError, check, exit_status, option, parse_args
 from utils import load_checkpoint, load_img_tensors, read_json
 
 STARTS = ("warm", "cold")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@ from typing import NamedTuple
 
 import torch
 
+import abp
 from diagnostics import N_CHAINS, bulk_ess, moment_gaps, moments, rank_rhat
-from samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
+from samplers import TARGET_WALK, rw_mh
 from utils import sample_gaussian_prior
 
-SAMPLERS = {                   # name: (sampler, needs the metric, acceptance its step sizes seek)
-    "langevin": (langevin, False, 0.95),
-    "mala": (mala, False, TARGET_GRADIENT),
-    "smmala": (smmala, True, TARGET_GRADIENT),
-    "rw_mh": (rw_mh, False, TARGET_WALK),
-}
+SAMPLERS = abp.SAMPLERS | {"rw_mh": rw_mh}
+TARGETS = abp.TARGETS | {"rw_mh": TARGET_WALK}
 N_DRAWS = 96                   # of the prior, from which a chain is started
 STUCK_COLUMNS = ("image", "chain", "z1_start", "z2_start", "z1_end", "z2_end", "nats_above", "z1_restart",
                  "z2_restart")
@@ -43,7 +40,7 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
 
     fixed_step  a step size for all, in units of z; 0: adapted in n_adapt steps that are not counted
     """
-    sampler, wants_metric, target = SAMPLERS[name]
+    sampler, target, wants_metric = SAMPLERS[name], TARGETS[name], name == "smmala"
     posterior = joint.posterior(index.repeat(N_CHAINS), sigma)
     density = posterior.local if wants_metric else posterior.energy
     z, path, energy = starts.flatten(0, 1), [starts.flatten(0, 1)], []

@@ -39,7 +39,7 @@ def _map(ax, values, extent, norm):
                      cmap="viridis_r", interpolation="bilinear", aspect="auto")
 
 
-def plot_maps(rows, prior_sigma, folder, name="posterior_maps"):
+def plot_maps(rows, folder, name="posterior_maps"):
     """Log posteriors over the latent plane: for each image the whole plane, then a zoom on each mode.
 
     rows  dicts with image (3, S, S), recon (3, S, S), title, plane (cells, cells), reach, modes: list of

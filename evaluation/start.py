@@ -116,7 +116,7 @@ class Start:
                          "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
             traces.append({"title": title, "zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
                            "paths": {name: run.draws[:, :, k].numpy() for name, run in runs.items()}})
-        pictures.plot_maps(maps, self.config.prior_sigma, self.folder)
+        pictures.plot_maps(maps, self.folder)
         pictures.plot_chains(traces, self.folder)
 
     def _zoom(self, i, centre, factor):
