@@ -84,14 +84,11 @@ def stuck_chains(run, evidence, index, names, floor):
     """Chains whose mean energy is STUCK nats above the best mode, or that never moved, with where to go."""
     excess = run.energy.double().mean(0) - floor
     frozen = (run.draws == run.draws[:1]).all(0).all(2)
-    rows = []
+    best, rows = evidence.modes.z[evidence.modes.heaviest()][index], []
     for chain, k in ((excess > STUCK) | frozen).nonzero().tolist():
-        modes = evidence.modes
-        own = (modes.image == index[k]).nonzero().squeeze(1)
-        best = modes.z[own[modes.log_mass[own].argmax()]]
         start, end = run.path[0, chain, k], run.draws[-1, chain, k]
         values = (names[index[k]], chain + 1, *start.tolist(), *end.tolist(), excess[chain, k].item(),
-                  *best.tolist())
+                  *best[k].tolist())
         rows.append(dict(zip(STUCK_COLUMNS, values, strict=True)))
     return rows
 

@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
-from figures import COLUMN, STYLE, save_figure, save_recon
+from figures import COLUMN, LINES, STYLE, save_figure, save_recon
 from utils import to_pixels
 
 DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic
@@ -145,9 +145,9 @@ def plot_samples_nearest(samples, images, place, folder, n=24, name="nearest"):
 
 
 def plot_evidence(rows, folder, name="likelihood"):
-    """Bits per dimension of each image at the run's sigma and at the ML sigma, sorted by the latter.
+    """Bits per dimension of each image at the ML sigma, from the least.
 
-    rows  {start: list of dicts with bits_at_ml}
+    rows  {start: list of dicts with bits_ml}
     """
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(COLUMN, 0.8 * COLUMN), layout="constrained")
@@ -155,7 +155,7 @@ def plot_evidence(rows, folder, name="likelihood"):
         for start, values in rows.items():
             bits = sorted(row["bits_ml"] for row in values)
             ax.plot(range(1, len(bits) + 1), bits, marker="o", markersize=2.5, label=f"{start} start",
-                    color={"warm": "#d55e00", "cold": "#0072b2"}[start])
+                    **LINES[start])
         ax.set(xlabel="image, from the likeliest", ylabel="bits per dimension")
         if len(rows) > 1:
             ax.legend()

@@ -93,18 +93,15 @@ def between(images, recon, samples, rows):
     power = [high_frequency_power(x) for x in (images, recon, samples)]
     psnr = torch.tensor([row["psnr"] for row in rows])
     used = len({row["nearest"] for row in rows})
-    blank = {"images": None, "reconstructions": None}
-    return [
-        dict(zip(("quantity", "images", "reconstructions", "samples"),
-                 ("share of saturated pixels", *saturated), strict=True)),
-        dict(zip(("quantity", "images", "reconstructions", "samples"),
-                 ("high-frequency power over the images'", *(p / power[0] for p in power)), strict=True)),
-        {"quantity": "PSNR to the nearest image, mean [dB]"} | blank | {"samples": psnr.mean().item()},
-        {"quantity": "the same, 10th percentile [dB]"} | blank | {"samples": psnr.quantile(0.1).item()},
-        {"quantity": "the same, 90th percentile [dB]"} | blank | {"samples": psnr.quantile(0.9).item()},
-        {"quantity": f"share of images that are nearest to one of {N_SAMPLES} samples"} | blank
-        | {"samples": used / len(images)},
+    rows = [
+        ("share of saturated pixels", *saturated),
+        ("high-frequency power over the images'", *(p / power[0] for p in power)),
+        ("PSNR to the nearest image, mean [dB]", None, None, psnr.mean().item()),
+        ("the same, 10th percentile [dB]", None, None, psnr.quantile(0.1).item()),
+        ("the same, 90th percentile [dB]", None, None, psnr.quantile(0.9).item()),
+        (f"share of images that are nearest to one of {N_SAMPLES} samples", None, None, used / len(images)),
     ]
+    return [dict(zip(("quantity", "images", "reconstructions", "samples"), row, strict=True)) for row in rows]
 
 
 def high_frequency_power(images):

@@ -32,7 +32,6 @@ class Evidence(NamedTuple):
     covariance: torch.Tensor       # (n, 2, 2)
     squared_error: torch.Tensor    # (n,) posterior mean of |I_i - g(z)|^2
     modes: Modes
-    n_points: int                  # at which the generator was evaluated
 
 
 def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
@@ -43,12 +42,11 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     reach      of the lattices to begin with, likewise
     tolerance  nats; lattices are refined until the estimate of their error is below it
     """
-    n, n_points = len(joint.images), 0
+    n = len(joint.images)
     modes = modes._replace(log_mass=modes.log_mass - joint.n_values[modes.image] / 2 * math.log(
         2 * math.pi * sigma**2) - math.log(2 * math.pi * joint.prior_sigma**2))       # of p itself
     # a first, coarse sum gives each needle its own width, where Gauss-Newton's metric knows that of the tip
     part = _integrate(joint, modes, sigma, modes, max(spacing, 1.0), reach)
-    n_points += part.weight.numel()
     modes = merged(part.moved(modes).weighty())
     result = {}
     todo, spacings, reaches = torch.arange(n), torch.full((n,), spacing), torch.full((n,), reach)
@@ -57,7 +55,6 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
         for i in todo.tolist():
             own = modes.of(i)
             part = _integrate(joint, own, sigma, own, spacings[i].item(), reaches[i].item())
-            n_points += part.weight.numel()
             result[i] = part
             missed = _missed(joint, plane, own, i, sigma, reaches[i].item()) - part.log_p
             tail = part.tail + math.exp(min(missed, 0))
@@ -77,7 +74,7 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     stack = {name: torch.stack([getattr(part, name) for part in parts])
              for name in ("log_p", "mean", "covariance", "squared_error")}
     error = torch.tensor([part.error for part in parts], dtype=torch.float64) + rounding
-    return Evidence(**stack, error=error, modes=modes, n_points=n_points)
+    return Evidence(**stack, error=error, modes=modes)
 
 
 class _Sums:
