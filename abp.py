@@ -26,7 +26,7 @@ import torch
 import results
 import run
 from device import choose_device, fastest
-from masks import MEANING, hide, make_mask, parse_mask
+from masks import MEANING, halvings, hide, make_mask, parse_mask, visible_share
 from models import MIN_SIZE, GenNet
 from options import UserError, check, exit_status, option, parse_args
 from posterior import Posterior, frozen
@@ -127,10 +127,11 @@ class Config:
         """The step size with which chains begin: the given one, or where its adaptation starts."""
         return self.langevin_step_size or (1.0 if self.chosen_sampler == "smmala" else 0.1 * self.prior_sigma)
 
-    def sigma(self, epoch):
-        """sigma of Eq. 3 in an epoch: geometric from sigma_start to mse_sigma over the first 60 %."""
-        share = min(1.0, epoch / (0.6 * self.n_epochs))
-        return max(self.sigma_start, self.mse_sigma) ** (1 - share) * self.mse_sigma ** share
+    def sigma(self, epoch, visible=1.0):
+        """sigma of Eq. 3 in an epoch: geometric to mse_sigma, where it is after 60 % of the epochs, from
+        sigma_start, or less where only a share `visible` of the pixels adds to |I - g|^2."""
+        start, share = self.sigma_start * math.sqrt(visible), min(1.0, epoch / (0.6 * self.n_epochs))
+        return max(start, self.mse_sigma) ** (1 - share) * self.mse_sigma ** share
 
     def learning_rate(self, progress):
         """Adam's learning rate at a progress in [0, 1): warm-up over 4 %, then a cosine to gamma * lr."""
@@ -151,7 +152,8 @@ class ABP:
         self.names = names or [f"image {i}" for i in range(len(images))]
         self.mask = make_mask(config.mask, len(images), config.img_size, config.seed)   # (n, 1, S, S) or None
         set_seed(config.seed)
-        self.net = GenNet(config.nz, config.img_size, config.hidden, config.width, self.mask is not None)
+        self.visible, self.smooth = visible_share(self.mask), halvings(self.mask)
+        self.net = GenNet(config.nz, config.img_size, config.hidden, config.width, self.smooth)
         self.net.to(self.device, memory_format=torch.channels_last)
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
@@ -212,7 +214,7 @@ class ABP:
     def infer(self, index):
         """Step 1 for the images `index` (m,): new z, kept in self.z -> acceptance (m,), step size (m,)."""
         x, mask = self._batch(index)
-        posterior = self.posterior(x, self.config.sigma(self.epoch), mask)
+        posterior = self.posterior(x, self.config.sigma(self.epoch, self.visible), mask)
         begin = self.chain_start(posterior, self.z[index])
         if self.start == "warm":
             self.jumps += (begin != self.z[index]).any(1).sum().item()
@@ -264,7 +266,7 @@ class ABP:
             yield self.history[-1]
 
     def _row(self, acceptance, step, norm):
-        row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1)}
+        row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1, self.visible)}
         row |= results.reconstruction(self.net, self.z, self.images, self.config.mse_sigma, self.mask)
         for name, values in (("mean", self.z.mean(0)), ("std", self.z.std(0, correction=0))):
             row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
@@ -294,9 +296,9 @@ class ABP:
     def state(self):
         """A checkpoint: plain types and tensors, all that `restore` needs to go on bit for bit."""
         return {"config": dataclasses.asdict(self.config), "epoch": self.epoch,
-                "generator": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "z": self.z,
-                "step": self.step,
-                "image_names": self.names, "history": self.history, "rng": get_rng(self.device)}
+                "generator": self.net.state_dict(), "smooth": self.smooth, "z": self.z, "step": self.step,
+                "optimizer": self.optimizer.state_dict(), "image_names": self.names,
+                "history": self.history, "rng": get_rng(self.device)}
 
     def restore(self, checkpoint, path):
         """Go back to a checkpoint that was read from `path`. Raises UserError if its contents do not fit."""
@@ -333,7 +335,7 @@ def load_run(folder):
         config = Config(**checkpoint["config"])
     except TypeError:
         raise UserError(f"{path}: was made by another version of this program; train anew") from None
-    net = GenNet(config.nz, config.img_size, config.hidden, config.width)
+    net = GenNet(config.nz, config.img_size, config.hidden, config.width, checkpoint.get("smooth", 0))
     load_weights(net.to(memory_format=torch.channels_last), checkpoint, path)
     return config, net.eval().requires_grad_(False), checkpoint["z"]
 

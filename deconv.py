@@ -30,6 +30,22 @@ class Deconv(nn.ConvTranspose2d):
         return _deconvolve(dx, self.weight.to(dx.dtype), None)
 
 
+class Bilinear(nn.Module):
+    """Parametrization of a Deconv's weight: interpolation to twice the side after a mixture of the channels.
+
+    What is learned is the mixture (channels, out, 1, 1), a sixteenth of the weight (channels, out, 4, 4).
+    """
+
+    TAPS = torch.tensor([0.25, 0.75, 0.75, 0.25])      # along an axis; two of them meet each output pixel
+
+    def forward(self, mixture):
+        return mixture * self.TAPS.outer(self.TAPS).to(mixture)
+
+    def right_inverse(self, weight):
+        """The mixture of a weight that interpolates; of another, by its tap in the second row and column."""
+        return weight[:, :, 1:2, 1:2] / self.TAPS[1] ** 2
+
+
 class _Deconvolution(torch.autograd.Function):
     """A backward pass of its own: autograd's spends a fifth of its time on the gradient of the bias alone."""
 

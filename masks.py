@@ -1,5 +1,6 @@
 """Which pixels of the training images are seen: masks of 1 (visible) and 0 (hidden), and errors where 0."""
 import hashlib
+import math
 from pathlib import Path
 
 import torch
@@ -85,6 +86,19 @@ def _read(path, img_size):
 def hide(images, mask):
     """Images (n, 3, S, S) in [-1, 1] with the hidden pixels of a mask (n, 1, S, S) mid grey: 0."""
     return images.masked_fill(mask == 0, 0)
+
+
+def visible_share(mask):
+    """The share of pixels that a mask (n, 1, S, S) leaves visible; 1 of None."""
+    return 1.0 if mask is None else mask.mean().item()
+
+
+def halvings(mask):
+    """How often a mask (n, 1, S, S) halves the number of visible pixels, to the nearest whole number.
+
+    For each, GenNet's finest deconvolution that learns has too few pixels to learn from.
+    """
+    return round(-math.log2(visible_share(mask)))
 
 
 def fingerprint(mask):

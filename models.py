@@ -4,11 +4,11 @@ import math
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
 
-from deconv import Deconv
+from deconv import Bilinear, Deconv
 
 MIN_SIZE = 16          # the smallest picture: two deconvolutions from 4 x 4
-BILINEAR = torch.tensor([0.25, 0.75, 0.75, 0.25])      # taps of interpolation to twice the side
 AT_ONCE = 8            # tangents that go through the network together: more need more memory
 
 
@@ -21,17 +21,19 @@ class GenNet(nn.Module):
     img_size  side of the picture in pixels, a power of two from 16
     hidden    units of the layer that reads z: more of them let the map from z bend more
     width     channels at 64 x 64; twice as many at half the side, half at twice, from 16 to 8 width
-    smooth    whether the deconvolutions begin as bilinear interpolation with random weights between channels.
-              Pixels that no image shows then come out between their neighbours, where deconvolutions that
-              begin at random leave coloured noise; images that are seen whole get sharp sooner without
+    smooth    how many of the last deconvolutions, all but the first two at most, are bilinear interpolations
+              of mixtures of the channels, after Heckel and Hand's deep decoder (ICLR 2019). What paints
+              neighbouring pixels apart is then left out, and pixels that no image shows come out between
+              their neighbours; images that are seen whole are sharper without
 
     Raises ValueError where a size is out of range.
     """
 
-    def __init__(self, nz=2, img_size=128, hidden=128, width=24, smooth=False):
+    def __init__(self, nz=2, img_size=128, hidden=128, width=24, smooth=0):
         super().__init__()
-        if nz < 1 or hidden < 1 or width < 1:
-            raise ValueError(f"nz, hidden and width must be at least 1, not {nz}, {hidden}, {width}")
+        if nz < 1 or hidden < 1 or width < 1 or smooth < 0:
+            raise ValueError("nz, hidden and width must be at least 1 and smooth at least 0, not "
+                             f"{nz}, {hidden}, {width}, {smooth}")
         if img_size < MIN_SIZE or img_size & (img_size - 1):
             raise ValueError(f"img_size must be a power of two from {MIN_SIZE}, not {img_size}")
 
@@ -52,20 +54,19 @@ class GenNet(nn.Module):
             layers += [Deconv(channels(side), channels(2 * side)), nn.Hardswish()]
         layers += [Deconv(channels(sides[-1]), 3), nn.Tanh()]
         self.deconv = nn.Sequential(*layers)
-        self._initialise(smooth)
+        self._initialise()
+        for layer in layers[4::2][max(0, n_deconv - 2 - smooth):]:       # without the first two
+            parametrize.register_parametrization(layer, "weight", Bilinear())
 
-    def _initialise(self, smooth):
+    def _initialise(self):
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, std=math.sqrt(2 / m.in_features))
                 nn.init.zeros_(m.bias)
             elif isinstance(m, Deconv):
-                # 4 of the 16 taps meet each output; those of an interpolation add up to 1
+                # 4 of the 16 taps meet each output
                 nn.init.normal_(m.weight, std=math.sqrt(2 / (4 * m.in_channels)))
                 nn.init.zeros_(m.bias)
-                if smooth:
-                    mixture = 2 * m.weight.detach()[:, :, :1, :1]
-                    m.weight.data = (mixture * BILINEAR.outer(BILINEAR)).contiguous()
         first, last = self.code[0], self.deconv[-2]
         nn.init.normal_(first.weight, std=1.0)
         nn.init.normal_(first.bias, std=1.0)     # spreads the bends over the plane; 0 puts all at the origin

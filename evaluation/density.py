@@ -29,6 +29,11 @@ class Joint:
         seen = torch.full((len(images),), images[0].numel()) if mask is None else 3 * mask.sum((1, 2, 3))
         self.n_values = seen.double()                      # D of each image
 
+    @property
+    def quick_sigma(self):
+        """The least sigma at which searches run in their own arithmetic; below it in float32."""
+        return LEAST_SIGMA[self.search]
+
     def squared_error(self, index, z):
         """|I_i - g(z)|^2 for images index (m,) at z (m, 2), float64 -> (m,)."""
         return self._squared_error(self.nets[torch.float32], index, z.float(), torch.float32)
@@ -57,7 +62,7 @@ class Joint:
 
     def posterior(self, index, sigma):
         """The posterior of the images index (m,), in the precision of the search if sigma allows it."""
-        dtype = self.search if sigma >= LEAST_SIGMA[self.search] else torch.float32
+        dtype = self.search if sigma >= self.quick_sigma else torch.float32
         return Posterior(self.nets[dtype], self.images, sigma, self.prior_sigma, dtype, self.mask).of(index)
 
     def local(self, index, z, sigma):

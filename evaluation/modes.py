@@ -1,6 +1,8 @@
 """Modes of many densities at once, by damped Gauss-Newton steps."""
 import torch
 
+STALLED = 1e4          # damping of steps so small that only rounding can keep U from falling
+
 
 @torch.no_grad()
 def refine(local, z, n_steps=20, tol=1e-4):
@@ -10,8 +12,8 @@ def refine(local, z, n_steps=20, tol=1e-4):
              Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
     z        (n, d) where the descents begin
     n_steps  most steps of a row; each is an evaluation
-    tol      a row is done when its squared Newton decrement dU/dz' G^-1 dU/dz is below: U is then about half
-             of it above the mode's
+    tol      a row is done when it stalls, or when its squared Newton decrement dU/dz' G^-1 dU/dz is below: U
+             is then about half of it above the mode's
 
     The damping lambda of Levenberg and Marquardt (Marquardt 1963) is each row's own: it falls tenfold after a
     step that was kept and grows fivefold after another. Gauss-Newton's G = J'J / sigma^2 + I / prior_sigma^2
@@ -24,7 +26,8 @@ def refine(local, z, n_steps=20, tol=1e-4):
     energy, grad, metric = (values.clone() for values in local(index, z))
     damping = torch.ones_like(energy)
     for _ in range(n_steps):
-        index = index[_decrement(grad[index], metric[index]) >= tol]       # nan, too, is done
+        far = _decrement(grad[index], metric[index]) >= tol                # nan, too, is done
+        index = index[far & (damping[index] < STALLED)]
         if not len(index):
             break
         diagonal = torch.diag_embed(metric[index].diagonal(dim1=1, dim2=2))

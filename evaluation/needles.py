@@ -9,6 +9,8 @@ from evaluation.modes import refine
 MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
 NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
 UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
+ROUGH = 2.0**-18       # of |I - g|^2 for each value, more than a descent in bf16 leaves
+NEAR = 0.02            # squared Newton decrement of the end of a descent: .01 nats, a tenth of a std
 SAME = 0.5             # stds between the ends of two descents that went to one mode
 OVERLAP = 1.5          # stds, of both together, between two needles that are one
 
@@ -54,7 +56,10 @@ def survey(joint, reach=4.5, cells=42):
 def find_modes(joint, plane, sigma, z):
     """The modes of all posteriors, searched from the lowest minima of U on the coarse grid and z (n, 2)."""
     minima, image = _minima(joint, plane, sigma)
-    return _descend(joint, sigma, torch.cat([image, torch.arange(len(z))]), torch.cat([minima, z.double()]))
+    image, z = torch.cat([image, torch.arange(len(z))]), torch.cat([minima, z.double()])
+    if sigma < joint.quick_sigma:
+        image, z = _approach(joint, sigma, image, z)
+    return _descend(joint, sigma, image, z)
 
 
 def follow_modes(joint, modes, sigma):
@@ -62,8 +67,22 @@ def follow_modes(joint, modes, sigma):
     return _descend(joint, sigma, modes.image, modes.z)
 
 
+def _approach(joint, sigma, image, z):
+    """Most of the way down in the arithmetic of the search; the ends from which a mode may count.
+
+    Below quick_sigma descents need float32, and most starts end in minima that are hopeless there. What the
+    quick descent leaves of |I - g|^2, a rounding of 2^-20 a value above all, is well below ROUGH a value.
+    """
+    z, _, _, _ = refine(lambda index, z: joint.local(image[index], z, joint.quick_sigma), z, tol=NEAR)
+    log_joint = joint.log_joint(joint.squared_error(image, z), image, z, sigma)
+    best = torch.full((len(joint.images),), -math.inf, dtype=log_joint.dtype)
+    best.scatter_reduce_(0, image, log_joint, "amax")
+    hopeful = log_joint > best[image] - UNLIKELY - ROUGH * joint.n_values[image] / (2 * sigma**2)
+    return image[hopeful], z[hopeful]
+
+
 def _descend(joint, sigma, image, z):
-    z, energy, _, metric = refine(lambda index, z: joint.local(image[index], z, sigma), z)
+    z, energy, _, metric = refine(lambda index, z: joint.local(image[index], z, sigma), z, tol=NEAR)
     return _distinct(image, z, energy, metric)
 
 

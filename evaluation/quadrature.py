@@ -19,7 +19,7 @@ import torch
 
 from evaluation.needles import Modes, find_modes, follow_modes, log_gaussians, log_share, merged
 
-SPACING, REACH = 0.6, 5.0          # of the lattice, in stds of the needle
+SPACING, REACH = 0.8, 4.5          # of the lattice, in stds of the needle
 MOST_POINTS = 8_000    # of one lattice
 ROUNDS = 8
 

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 import deconv
 from deconv import Deconv
@@ -86,14 +87,35 @@ def test_posteriors_in_bf16_and_float32_agree():
     assert torch.allclose(change, quick_change, atol=0.3)
 
 
-def test_a_smooth_start_interpolates():
-    """Features that are the same everywhere, or change linearly, keep their shape."""
-    net = GenNet(2, 32, smooth=True)
-    layer = net.deconv[0]
-    ramp = torch.linspace(0, 1, 8).expand(1, layer.in_channels, 8, 8)
-    with torch.no_grad():
-        out = layer(ramp)[0, :, 3:-3, 3:-3]
-    steps = out.diff(dim=2)
-    assert torch.allclose(steps, steps.mean(2, keepdim=True).expand_as(steps), atol=1e-5)
-    assert out.diff(dim=1).abs().max() < 1e-5
-    assert GenNet(2, 32).deconv[0](ramp).diff(dim=2).std() > 3 * steps.std()
+def test_smooth_deconvolutions_interpolate_and_learn_a_mixture_of_channels():
+    """Features that are the same everywhere, or change linearly, keep their shape, before and after steps."""
+    torch.manual_seed(0)
+    net, z = GenNet(2, 64, 16, 4, smooth=2), torch.randn(3, 2)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(3):
+        (net(z) - 0.5).square().mean().backward()
+        optimizer.step()
+    for k, layer in enumerate(net.deconv[::2]):
+        ramp = torch.linspace(0, 1, 16).expand(1, layer.in_channels, 16, 16)
+        with torch.no_grad():
+            steps = layer(ramp)[0, :, 3:-3, 3:-3].diff(dim=2)
+        is_ramp = torch.allclose(steps, steps.mean(2, keepdim=True), atol=1e-5)
+        assert is_ramp == (k >= 2)
+    assert net.deconv[4].parametrizations.weight.original.shape == (16, 16, 1, 1)
+
+
+@pytest.mark.parametrize("smooth, n_smooth", [(0, 0), (1, 1), (3, 3), (9, 3)])
+def test_the_first_two_deconvolutions_are_never_made_smooth(smooth, n_smooth):
+    layers = GenNet(2, 128, 8, 2, smooth).deconv[::2]
+    assert [is_parametrized(layer) for layer in layers] == (5 - n_smooth) * [False] + n_smooth * [True]
+    assert not any(is_parametrized(layer) for layer in GenNet(2, 16, 8, 2, smooth).deconv[::2])
+
+
+def test_the_jacobian_of_a_smooth_generator_is_that_of_its_frozen_copy():
+    torch.manual_seed(0)
+    net, z = GenNet(2, 64, 16, 4, smooth=2), torch.randn(3, 2)
+    expected = torch.stack([(net(z + h) - net(z - h)) / 2e-2 for h in 1e-2 * torch.eye(2)])
+    for found in (net.jacobian(z)[1], frozen(net).jacobian(z)[1]):
+        assert torch.allclose(found, expected, atol=2e-3)
+    images, _ = frozen(net, BF16).jacobian(z, BF16)
+    assert images.dtype == BF16 and (images - net(z)).abs().max() < 0.05
