@@ -1,7 +1,9 @@
 """Images that training never saw: leave-k-out reconstruction by ABP and by the linear models.
 
 Each fold holds out k images, trains on the rest, and infers the held-out images' latents with the weights
-fixed. A model that only memorised its images would do no better than the nearest of them.
+fixed. A model that only memorised its images would do no better than the nearest of them. log p of the
+held-out images is at the noise that is the likeliest for the rest, for ABP (by quadrature, where nz is 2) as
+for the linear models: one that fits its own images closely and others badly pays for the small noise.
 """
 import dataclasses
 import math
@@ -11,9 +13,12 @@ import torch
 from tqdm import tqdm
 
 import figures
-from abp import ABP
+from abp import ABP, DTYPES
 from evaluation import linear
+from evaluation.density import Joint
 from evaluation.modes import refine
+from evaluation.needles import find_modes, survey
+from evaluation.quadrature import log_evidence, ml_sigma
 from evaluation.reconstruction import errors
 from evaluation.tables import write_tables
 from options import UserError
@@ -29,8 +34,12 @@ NEAREST = "nearest training image"
 HEADS = {"image": "image", "fold": "fold", "model": "model", "d": "d", "abp_psnr": "ABP: PSNR [dB]",
          "abp_mse": "ABP: MSE", "pca_psnr": "PCA, d = 2: PSNR [dB]", "pca_mse": "PCA, d = 2: MSE",
          "fa_psnr": "FA, d = 2: PSNR [dB]", "fa_mse": "FA, d = 2: MSE", "train_psnr": "training PSNR [dB]",
-         "heldout_psnr": "held-out PSNR [dB]", "heldout_mse": "held-out MSE"}
-FORMS = {key: ".2f" if key.endswith("psnr") else ".5f" for key in HEADS if key.endswith(("psnr", "mse"))}
+         "abp_log_p": "ABP: log p [nats]", "pca_log_p": "PCA, d = 2: log p [nats]",
+         "fa_log_p": "FA, d = 2: log p [nats]", "heldout_psnr": "held-out PSNR [dB]",
+         "heldout_mse": "held-out MSE", "heldout_log_p": "held-out log p [nats]",
+         "heldout_bits": "held-out bits/dim"}
+FORMS = {key: {"psnr": ".2f", "mse": ".5f", "_p": ".0f", "bits": ".3f"}[ending] for key in HEADS
+         for ending in ("psnr", "mse", "_p", "bits") if key.endswith(ending)}
 
 
 class Fit(NamedTuple):
@@ -39,6 +48,7 @@ class Fit(NamedTuple):
     recon: torch.Tensor            # (h, 3, S, S), of the held-out images
     mse: torch.Tensor              # (h,)
     psnr: torch.Tensor             # (h,), dB
+    log_p: torch.Tensor            # (h,), nats; nan where the model has none
 
 
 def folds(n, n_folds, seed):
@@ -56,7 +66,7 @@ def run(config, images, names, folder, device, precision, n_folds):
     config     abp.Config of the trainings, which begin anew for each fold
     images     (n, 3, S, S) in [-1, 1], with their names
     folder     gets holdout.csv, .md, .tex, a row an image; holdout_summary.*, a row a model; holdout.png
-    device, precision  of the trainings; latents are inferred in float32
+    device, precision  of the trainings, on complete images; latents are inferred in float32
     Returns the rows of the summary. Raises UserError if too few images would be left to train on.
     """
     n = len(images)
@@ -65,7 +75,7 @@ def run(config, images, names, folder, device, precision, n_folds):
         raise UserError(f"--folds {n_folds}: cannot split {n} images and leave {LEAST_REST} to train on; " + (
             f"choose {max(2, least)} to {n}" if n > LEAST_REST else "add images"))
     split = folds(n, n_folds, config.seed)
-    config = dataclasses.replace(config, start="warm")
+    config = dataclasses.replace(config, start="warm", mask="none")
     fits = [_fit_fold(config, images, names, part, device, precision)
             for part in tqdm(split, desc="leave-k-out", unit="fold", disable=None)]
     back = torch.cat(split).argsort()                        # from the folds' order to the images'
@@ -119,28 +129,48 @@ def _fit_fold(config, images, names, held_out, device, precision):
         pass
     net = frozen(model.net)
     z = infer(net, test, config)
-    fits = {("ABP", config.nz): _fit(train, generate(net, model.z), test, generate(net, z))}
-    fits |= {(m.name, len(m.weights)): _fit(train, m.reconstruct(train), test, m.reconstruct(test))
-             for m in linear.fit_all(train)}
+    none = torch.full((len(test),), math.nan, dtype=torch.float64)
+    log_p = none if config.nz != 2 else log_density(
+        net.cpu(), config.prior_sigma, train, model.z.cpu(), test, z.cpu(), DTYPES[precision])
+    fits = {("ABP", config.nz): _fit(train, generate(net, model.z), test, generate(net, z), log_p)}
+    fits |= {(m.name, len(m.weights)): _fit(train, m.reconstruct(train), test, m.reconstruct(test),
+                                            m.log_density(test)) for m in linear.fit_all(train)}
     nearest = train[squared_distances(test, train).argmin(1)]
-    return fits | {(NEAREST, None): _fit(train, train, test, nearest)}     # an image is its own nearest
+    return fits | {(NEAREST, None): _fit(train, train, test, nearest, none)}     # an image is its own nearest
 
 
-def _fit(train, train_recon, test, recon):
-    return Fit(errors(train_recon, train)[1], recon.double(), *errors(recon, test))
+def log_density(net, prior_sigma, train, train_z, test, test_z, search=torch.float32):
+    """log p of held-out images at the sigma that is the likeliest for the training images -> (h,), nats.
+
+    net on the CPU; train (r, 3, S, S) and test (h, 3, S, S) with latents (r, 2) and (h, 2) from which modes
+    are searched for too; search: dtype of the searches.
+    """
+    seen = Joint(net, train, prior_sigma, search)
+    sigma, _ = ml_sigma(seen, survey(seen), train_z)
+    joint = Joint(net, test, prior_sigma, search)
+    plane = survey(joint)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, test_z), sigma).log_p
+
+
+def _fit(train, train_recon, test, recon, log_p):
+    return Fit(errors(train_recon, train)[1], recon.double(), *errors(recon, test), log_p)
 
 
 def _summary_row(key, fit):
-    train_psnr = fit.train_psnr.mean().item()
+    train_psnr, log_p = fit.train_psnr.mean().item(), fit.log_p.mean().item()
+    known = math.isfinite(log_p)
     return {"model": key[0], "d": key[1], "train_psnr": train_psnr if math.isfinite(train_psnr) else None,
-            "heldout_psnr": fit.psnr.mean().item(), "heldout_mse": fit.mse.mean().item()}
+            "heldout_psnr": fit.psnr.mean().item(), "heldout_mse": fit.mse.mean().item(),
+            "heldout_log_p": log_p if known else None,
+            "heldout_bits": linear.bits_per_dim(log_p, fit.recon[0].numel()) if known else None}
 
 
 def _image_rows(fits, names, fold, nz):
     columns = {}
     for label, key in (("abp", ("ABP", nz)), ("pca", ("PCA", 2)), ("fa", ("FA", 2))):
-        for name in ("psnr", "mse"):
+        for name in ("psnr", "mse", "log_p"):
             values = getattr(fits[key], name)
-            columns[f"{label}_{name}"] = [*values.tolist(), values.mean().item()]
+            columns[f"{label}_{name}"] = [None if math.isnan(value) else value
+                                          for value in (*values.tolist(), values.mean().item())]
     return [{"image": name, "fold": i} | {key: values[row] for key, values in columns.items()}
             for row, (name, i) in enumerate(zip([*names, "mean"], [*fold, None], strict=True))]

@@ -1,5 +1,4 @@
 """log p(I) of every image at the run's sigma and at the maximum-likelihood sigma, with checks."""
-import math
 from typing import NamedTuple
 
 import torch
@@ -31,8 +30,7 @@ def likelihood(joint, z, names, sigma, seed=0):
     """
     plane, index = survey(joint), torch.arange(len(z))
     at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
-    first = math.sqrt(joint.squared_error(index, z).sum() / joint.n_values.sum())
-    sigma_ml, at_ml = ml_sigma(joint, plane, first, z)
+    sigma_ml, at_ml = ml_sigma(joint, plane, z)
     estimate, deviation = importance(joint, at_run.modes, sigma, seed=seed)
     gap = estimate - at_run.log_p
     # how far the density at the run's z lies below that at the best mode

@@ -173,14 +173,15 @@ def _missed(joint, plane, modes, i, sigma, reach):
     return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
 
 
-def ml_sigma(joint, plane, sigma, z, tolerance=1e-3, rounds=30):
+def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence there -> sigma, Evidence.
 
     By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the last sigma;
-    in Laplace's approximation until that stands still, then with quadrature. sigma and z (n, 2) are where the
-    search begins.
+    in Laplace's approximation until that stands still, then with quadrature. It begins at z (n, 2), such as
+    a run's latents, with the sigma of the residuals there.
     """
     values = joint.n_values.sum()
+    sigma = math.sqrt(joint.squared_error(torch.arange(len(z)), z).sum() / values)
     modes = find_modes(joint, plane, sigma, z)
     for _ in range(rounds):
         best = modes.heaviest()

@@ -136,6 +136,18 @@ def test_latents_of_unseen_images_are_no_worse_than_any_draw_of_the_prior(make_m
     assert all((posterior.energy(z) <= posterior.energy(draw.expand(6, 2))).all() for draw in draws)
 
 
+def log_p_of_one_mode(model, train, images, z):
+    """Laplace's approximation of log p(I) at the mode z, with the sigma of the training images' residuals.
+
+    The likeliest sigma is a little larger, since it counts how far z may be off.
+    """
+    sigma = (model.net(model.z) - train).square().mean().sqrt().item()
+    posterior = Posterior(frozen(model.net), images, sigma)
+    energy, _, metric = posterior.local(z)
+    n_values = images[0].numel()
+    return (-energy - torch.logdet(metric) / 2 - n_values / 2 * math.log(2 * math.pi * sigma**2)).double()
+
+
 def test_leave_k_out_measures_every_image_with_models_that_never_saw_it(images, tmp_path):
     config = Config(**QUICK)
     summary = holdout.run(config, images, NAMES, tmp_path, "cpu", "fp32", n_folds=2)
@@ -153,6 +165,10 @@ def test_leave_k_out_measures_every_image_with_models_that_never_saw_it(images, 
         z = holdout.infer(frozen(model.net), images[held_out], config)
         mse = (model.net(z) - images[held_out]).square().mean((1, 2, 3))
         assert mse.tolist() == pytest.approx([float(r["abp_mse"]) for r in of_fold], rel=1e-3)
+        assert np.mean([float(r["pca_log_p"]) for r in of_fold]) == pytest.approx(expected["heldout_log_p"])
+        laplace = log_p_of_one_mode(model, images[rest], images[held_out], z)
+        assert ([float(r["abp_log_p"]) for r in of_fold] > laplace.numpy() - 0.5).all()
+        assert ([float(r["abp_log_p"]) for r in of_fold] < laplace.numpy() + 20).all()
     assert [(r["model"], r["d"]) for r in summary] == [
         ("ABP", 2), ("PCA", 2), ("FA", 2), (holdout.NEAREST, None)]
     for row, key in zip(summary, ("abp", "pca", "fa"), strict=False):
