@@ -121,7 +121,8 @@ def photograph(page, target):
     shot = target.with_suffix(".png")
     sandbox = ["--no-sandbox"] if os.name == "posix" and os.getuid() == 0 else []
     subprocess.run([browser, "--headless", *sandbox, "--hide-scrollbars", "--virtual-time-budget=3000",
-                    f"--window-size={WINDOW[0]},{WINDOW[1]}", f"--screenshot={shot}", page.resolve().as_uri()],
+                    f"--window-size={WINDOW[0]},{WINDOW[1]}", f"--screenshot={shot}",
+                    page.resolve().as_uri()],
                    check=True, capture_output=True, timeout=120)
     shrink(shot, target, WINDOW[0])
     shot.unlink()
