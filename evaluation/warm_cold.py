@@ -15,7 +15,8 @@ from tqdm import tqdm
 import results
 from abp import ABP
 from evaluation.tables import write_tables
-from figures import COLUMN, LINES, STYLE, save_figure
+from figures import save_figure
+from style import COLUMN, LINES, STYLE
 
 STARTS = ("warm", "cold")
 MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
