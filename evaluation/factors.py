@@ -134,7 +134,8 @@ def draw(z, factors, prior_sigma, paths):
                 arrow = {"arrowstyle": "->", "linestyle": style, "color": LINES["warm"]["color"]}
                 ax.annotate("", end, plane.mean(0), arrowprops=arrow, zorder=1)
                 ax.annotate(factor, end + 0.07 * reach * slope / norm, color=arrow["color"], ha="center",
-                            va="center", zorder=4)
+                            va="center", zorder=4,
+                            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
         fig.colorbar(points, ax=ax, label="lion  (0 tiger, 1 lion)", shrink=0.8)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
                ylabel="$z_2$" if z.shape[1] > 1 else "")

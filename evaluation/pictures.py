@@ -11,6 +11,7 @@ from figures import save_figure, save_recon
 from style import COLUMN, FILE_NAME, LATENT, LINES, SMALL, STYLE, file_name
 from utils import to_pixels
 
+N_NEAREST = 24                 # random samples that are shown beside the image nearest to each
 DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic
 ZOOM_DEPTH = 12.0              # the same for a zoom on a mode, linear
 CHAIN_COLOURS = ("#d55e00", "#000000", "#cc79a7", "#ffffff")       # of four chains, on viridis
@@ -48,7 +49,7 @@ def plot_maps(rows, folder, name="posterior_maps"):
     """
     zooms = max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.5 * len(rows)), layout="constrained")
+        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.35 * len(rows)), layout="constrained")
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
@@ -71,7 +72,7 @@ def plot_maps(rows, folder, name="posterior_maps"):
                 ax.axis("off")
             for ax in line[1:2 + len(row["modes"])]:
                 _panel_axes(ax)
-                ax.set_ylabel("$z_2$", labelpad=0)
+                ax.set_ylabel("$z_2$", labelpad=3)
         for ax in axes[-1, 1:]:
             ax.set_xlabel("$z_1$", labelpad=0)
         axes[0, 1].set_title("the plane", fontsize=SMALL, pad=2)
@@ -89,7 +90,7 @@ def plot_chains(rows, folder, name="chains"):
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(len(samplers) * 1.6, 1.55 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(len(samplers) * 1.6, 1.35 * len(rows)), layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             for ax, sampler in zip(line, samplers, strict=True):
@@ -98,8 +99,8 @@ def plot_chains(rows, folder, name="chains"):
                     ax.plot(*row["paths"][sampler][:, chain].T, color=colour, linewidth=0.35, alpha=0.9)
                 ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])
                 _panel_axes(ax)
-            line[0].set_ylabel("$z_2$", labelpad=0)
-            line[0].text(-0.4, 0.5, file_name(row["title"]), transform=line[0].transAxes, rotation=90,
+            line[0].set_ylabel("$z_2$", labelpad=3)
+            line[0].text(-0.5, 0.5, file_name(row["title"]), transform=line[0].transAxes, rotation=90,
                          ha="right", va="center", **FILE_NAME)
         for ax, sampler in zip(axes[0], samplers, strict=True):
             ax.set_title(NAMES[sampler], pad=3)
@@ -141,7 +142,7 @@ def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
         _save(fig, folder, name)
 
 
-def plot_samples_nearest(samples, images, place, folder, n=24, name="nearest"):
+def plot_samples_nearest(samples, images, place, folder, n=N_NEAREST, name="nearest"):
     """Random samples and under each the training image nearest to it, as PNG."""
     save_recon({"sample": samples[:n], "nearest": images[place[:n]]}, folder / f"{name}.png")
 
