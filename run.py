@@ -53,7 +53,7 @@ def _versions():
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:      # training does not need what evaluate.py does
             pass
-    return versions
+    return versions | {"torch": torch.__version__}           # which also names its build, +cu132 say
 
 
 def reopen(config, given):

@@ -24,7 +24,7 @@ PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png",
              "log.csv", "metrics.json", "checkpoint.pt", "epochs"}
 WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
          "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md",
-         "captions.tex"}
+         "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
 
 
 @pytest.fixture(scope="module")
