@@ -379,7 +379,6 @@ def train(config, given=frozenset()):
         device = choose_device(config.device)
         precision = choose_precision(config, device, len(images))
         folder, record = run.begin(config, data_folder(config), device, precision, ROOT / "output")
-        run.point_report_to(folder, ROOT / "output")
     device, precision = record["device"], record["precision"]
     print(f"{folder}: {len(images)} images, {device}, {precision}")
     metrics, histories = {}, {}
@@ -390,9 +389,7 @@ def train(config, given=frozenset()):
         recorder.train()
         metrics[start], histories[start] = recorder.finish(), model.history
         print(f"{folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, {metrics[start]['seconds']:.0f} s")
-    results.write_run(folder, metrics, histories, config)
-    record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
-    run.update_record(folder, record, config)
+    run.finish(folder, record, config, metrics, histories, ROOT / "output")
     return folder
 
 

@@ -1,5 +1,8 @@
 """Where to compute, and which of several ways is the fastest there."""
+import platform
+import subprocess
 import time
+from pathlib import Path
 
 import torch
 
@@ -20,6 +23,20 @@ def choose_device(wanted):
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
     return "cuda"
+
+
+def machine_name(device):
+    """What a run was timed on: the name of the GPU if it computes, or that of the processor."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        if platform.system() == "Darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, subprocess.SubprocessError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def fastest(ways, rounds=8):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import run
 from abp import DTYPES, data_folder, load_run
-from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
-from evaluation.start import Start
+from evaluation import factors, holdout, likelihood, linear, manuscript, occlusion, pictures, warm_cold
+from evaluation.start import QUANTITIES, Start
 from evaluation.tables import write_tables
 from masks import make_mask
 from options import UserError, check, exit_status, option, parse_args
@@ -107,7 +107,7 @@ def evaluate(options):
 
 def describe(options, out, data, images, names, starts, search):
     """Everything that needs no training, each start and then the starts side by side."""
-    summaries, likelihoods = {}, {}
+    done, likelihoods = {}, {}
     for start, (config, net, z) in starts.items():
         (out / start).mkdir(exist_ok=True)
         mask = make_mask(config.mask, len(images), config.img_size, config.seed)
@@ -123,50 +123,54 @@ def describe(options, out, data, images, names, starts, search):
             began = time.perf_counter()
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
-        summaries[start] = one.summary
+        done[start] = one
         if config.nz == 2:
             likelihoods[start] = one.found
+    summaries = {start: one.summary for start, one in done.items()}
     write_summary(out, summaries)
     if likelihoods:
         pictures.plot_evidence({start: found.rows for start, found in likelihoods.items()}, out)
-    write_linear(out, images, starts, summaries, likelihoods)
-    write_factors(out, data, names, starts)
+    linear_rows = write_linear(out, images, starts, summaries, likelihoods)
+    manuscript.write(out, done, linear_rows, write_factors(out, data, names, starts))
 
 
 def write_summary(out, summaries):
     """summary.*: quantities in rows, starts in columns."""
     keys = dict.fromkeys(key for summary in summaries.values() for key in summary)
-    write_tables(out, "summary", [
-        {"quantity": key} | {f"{start} start": summary.get(key) for start, summary in summaries.items()}
-        for key in keys], forms={f"{start} start": ".5g" for start in summaries})
+    rows = [{"quantity": QUANTITIES[key][0]}
+            | {f"{start} start": summary.get(key) for start, summary in summaries.items()} for key in keys]
+    write_tables(out, "summary", rows, row_forms=[QUANTITIES[key][1] for key in keys])
 
 
 def write_linear(out, images, starts, summaries, likelihoods):
-    """linear.*: the linear models that ABP generalises, and ABP beside them."""
+    """linear.*: the linear models that ABP generalises, and ABP beside them. Returns the rows."""
     rows = []
     for start, summary in summaries.items():
         config, found = starts[start][0], likelihoods.get(start)
         row = dict.fromkeys(linear.HEADS) | {
-            "model": f"ABP, {start} start", "d": config.nz, "train_psnr": summary["PSNR [dB]"],
-            "train_mse": summary["MSE"]}
+            "model": f"ABP, {start} start", "d": config.nz, "train_psnr": summary["psnr"],
+            "train_mse": summary["mse"]}
         if found:
             mean = likelihood.mean_row(found.rows)
             row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"], "sigma": found.sigma_ml}
         rows.append(row)
-    write_tables(out, "linear", [*rows, *linear.rows(images)], linear.HEADS, linear.FORMS)
+    rows += linear.rows(images)
+    write_tables(out, "linear", rows, linear.HEADS, linear.FORMS)
+    return rows
 
 
 def write_factors(out, data, names, starts):
-    """factors.* of images whose factors are known: how well each is read off z."""
+    """factors.* of images whose factors are known: how well each is read off z. Returns whether they are."""
     known = factors.read(data, names)
     if known is None:
-        return
+        return False
     table = []
     for start, (config, _, z) in starts.items():
         table += [{"start": start} | row for row in factors.rows(z, known)]
         paths = [out / start / f"factors.{kind}" for kind in ("png", "pdf")]
         factors.draw(z, known, config.prior_sigma, paths)
     write_tables(out, "factors", table, factors.HEADS, factors.FORMS)
+    return True
 
 
 def main(argv=None):

@@ -1,5 +1,6 @@
 """Figures of a run: grids of images as PNG, curves as PDF and PNG. Each function draws to a path."""
 import io
+import logging
 import math
 
 import matplotlib
@@ -7,23 +8,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from style import COLUMN, LINES, STYLE, picture_font, picture_text
 from utils import to_pixels, write_atomic
 
-COLUMN = 3.3                     # inches, the width of a column of a report
-STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.0, "legend.frameon": False,
-         "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
-# Okabe and Ito's colours, told apart by everyone, and line styles for print in grey
-LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
-         "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
 GAP = 2                          # pixels between the pictures of a grid
+MARGIN = 0.5                     # inches that the labels of the panel's axis take
 MOST_PIXELS = 6000               # width of the largest panel, in pixels
 COMPRESSION = 3                  # of PNG files: half the time of the default 6, and 7 % more bytes
 
 
 def save_figure(fig, paths, dpi=300):
     """Draw a matplotlib Figure to paths, .png or .pdf: the same bytes each time, tight margins."""
+    logging.getLogger("fontTools").setLevel(logging.ERROR)        # it warns of the age of Computer Modern
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
@@ -62,11 +60,12 @@ def save_recon(rows, path, ncol=12):
     """
     n, (height, width) = len(next(iter(rows.values()))), next(iter(rows.values())).shape[-2:]
     ncol = min(ncol, n)
-    margin, between = max(16, height // 4), max(4, height // 12)
+    between, text = max(4, height // 12), max(8, height // 8, picture_text(ncol * (width + GAP)))
+    margin = max(16, height // 4, math.ceil(1.25 * text))
     block = len(rows) * (height + GAP) - GAP + between
     sheet = Image.new("RGB", (margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between),
                       "white")
-    font = ImageFont.load_default(max(8, height // 8))
+    font = picture_font(text)
     for k in range(0, n, ncol):
         for j, (label, images) in enumerate(rows.items()):
             y = k // ncol * block + j * (height + GAP)
@@ -100,7 +99,8 @@ def plot_interp(images, columns, rows):
     Returns a matplotlib Figure.
     """
     ncol, nrow = len(columns), max(1, len(rows))
-    fig = Figure(figsize=(2 * COLUMN, 2 * COLUMN * nrow / ncol))
+    side = 2 * COLUMN - MARGIN                         # of the cells; save_figure adds the labels beside them
+    fig = Figure(figsize=(side, side * nrow / ncol))
     ax = fig.add_axes((0, 0, 1, 1))
     sheet = _tile(images, ncol)
     ax.imshow(sheet, interpolation="none", aspect="equal")
@@ -154,7 +154,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(1.5 * COLUMN, 1.5 * COLUMN), layout="constrained")
+        fig = Figure(figsize=(COLUMN, COLUMN), layout="constrained")
         ax = fig.add_subplot()
         angle = np.linspace(0, 2 * math.pi, 200)
         for k in (1, 2, 3):
@@ -162,7 +162,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
             ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
         ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
         step = max(1, math.ceil(len(z) / most))
-        zoom = 22 / images.shape[-1]              # thumbnails of about 22 points, whatever the image size
+        zoom = 17 / images.shape[-1]              # thumbnails of about 17 points, whatever the image size
         for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
             ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom, interpolation="lanczos"), point,
                                          frameon=False))
@@ -180,7 +180,7 @@ def save_side_by_side(cells, path):
     rows = [[(title, Image.open(p).convert("RGB")) for title, p in row] for row in cells]
     width = max(im.width for row in rows for _, im in row)
     pad, bar = max(8, width // 40), max(14, width // 22)
-    font = ImageFont.load_default(bar * 0.75)
+    font = picture_font(round(bar * 0.75))
     size = (max(len(row) for row in rows) * (width + pad) - pad,
             sum(bar + max(im.height for _, im in row) + pad for row in rows) - pad)
     sheet = Image.new("RGB", size, "white")

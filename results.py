@@ -10,23 +10,21 @@ from utils import sample_gaussian_prior, squared_distances, write_atomic, write_
 N_SAMPLES = 96             # random samples that are drawn and measured
 SATURATED = 0.98           # |x| beyond which a pixel counts as burnt
 MOST_RECON = 48            # reconstructions in a figure; of a larger folder, evenly spaced ones
-METRICS = {                # key of metrics.json: (Markdown, LaTeX, format)
-    "psnr": ("PSNR [dB]", "PSNR [dB]", ".2f"),
-    "mse": ("MSE", "MSE", ".5f"),
-    "loss": ("loss (Eq. 7)", "loss (Eq.~7)", ".1f"),
-    "z_std": ("std of z", "std of $z$", ".2f"),
-    "z_mean_square": ("mean of z²", "mean of $z^2$", ".2f"),
-    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]",
-                            "samples: PSNR to nearest image [dB]", ".2f"),
-    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", "the same, 10th percentile [dB]", ".2f"),
-    "sample_saturation": ("samples: saturated pixels over data's",
-                          "samples: saturated pixels over data's", ".4f"),
-    "epochs": ("epochs", "epochs", "d"),
-    "seconds": ("training time [s]", "training time [s]", ".0f"),
+METRICS = {                # key of metrics.json: (name, format)
+    "psnr": ("PSNR [dB]", ".2f"),
+    "mse": ("MSE", ".5f"),
+    "loss": ("loss (Eq. 7)", ".1f"),
+    "z_std": ("std of z", ".2f"),
+    "z_mean_square": ("mean of z²", ".2f"),
+    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", ".2f"),
+    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", ".2f"),
+    "sample_saturation": ("samples: saturated pixels over data's", ".4f"),
+    "epochs": ("epochs", "d"),
+    "seconds": ("training time [s]", ".0f"),
 }
 HIDDEN_METRICS = {         # the same, of a run with a mask
-    "hidden_mae": ("hidden pixels: mean error of 0 to 255", "hidden pixels: mean error of 0 to 255", ".2f"),
-    "hidden_relative": ("hidden pixels: relative error", "hidden pixels: relative error", ".3f"),
+    "hidden_mae": ("hidden pixels: mean error of 0 to 255", ".2f"),
+    "hidden_relative": ("hidden pixels: relative error", ".3f"),
 }
 
 
@@ -143,42 +141,43 @@ def write_start(net, z, images, history, config, folder, mask=None):
     metrics = measure(net, z, images, samples, config, mask)
     metrics |= {"panel_range": panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
-                "n_images": len(images), "img_size": config.img_size}
+                "n_images": len(images), "img_size": config.img_size,
+                "n_parameters": sum(p.numel() for p in net.parameters())}
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
 def write_run(folder, metrics, histories, config):
-    """What belongs to the whole run: tables, captions, and with both starts the handout's warm-cold figures.
+    """What belongs to the whole run: the table, and with both starts the handout's warm-cold figures.
 
     metrics, histories  {"warm": ..., "cold": ...} or one of the two
     """
     write_atomic(folder / "metrics.md", _markdown_table(metrics))
-    write_atomic(folder / "metrics.tex", _latex_table(metrics))
-    write_atomic(folder / "captions.tex", _captions(metrics, config))
     if len(metrics) < 2:
         return
     figures.plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])
     for name in ("recon", "samples", "interp"):
-        final = [(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png")
-                 for start in metrics]
-        half = [_half_way(folder / start / "epochs", start, config.n_epochs) for start in metrics]
-        rows = [half, final] if name == "recon" and None not in half else [final]    # the handout's Figure 2
+        rows = [[(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png")
+                 for start in metrics]]
+        halves = {start: half_way(folder / start / "epochs", config.n_epochs) for start in metrics}
+        if name == "recon" and None not in halves.values():                          # the handout's Figure 2
+            rows.insert(0, [(f"{start} start, {epoch} epochs", path)
+                            for start, (epoch, path) in halves.items()])
         figures.save_side_by_side(rows, folder / f"warm_cold_{name}.png")
 
 
-def _half_way(snapshots, start, n_epochs):
-    """(title, path) of the snapshot of the reconstructions nearest to half the epochs; None without one."""
+def half_way(snapshots, n_epochs):
+    """Epoch and path of the snapshot of the reconstructions nearest to half the epochs; None without one."""
     epochs = [int(p.name.split("_")[0]) for p in snapshots.glob("*_recon.png")]
     epochs = [e for e in epochs if e < n_epochs]
     if not epochs:
         return None
     epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
-    return f"{start} start, {epoch} epochs", snapshots / f"{epoch:04d}_recon.png"
+    return epoch, snapshots / f"{epoch:04d}_recon.png"
 
 
-def _table_rows(metrics):
-    """METRICS, and those of hidden pixels where there are any."""
+def table_rows(metrics):
+    """METRICS, and those of hidden pixels where there are any: (key, (name, format))."""
     masked = any("hidden_mae" in m for m in metrics.values())
     return (METRICS | HIDDEN_METRICS if masked else METRICS).items()
 
@@ -186,43 +185,6 @@ def _table_rows(metrics):
 def _markdown_table(metrics):
     lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
              "|---|" + "---:|" * len(metrics)]
-    for key, (name, _, form) in _table_rows(metrics):
+    for key, (name, form) in table_rows(metrics):
         lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _latex_table(metrics):
-    lines = [r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\hline",
-             " & " + " & ".join(f"{start} start" for start in metrics) + r" \\", r"\hline"]
-    for key, (_, name, form) in _table_rows(metrics):
-        lines.append(f"{name} & " + " & ".join(f"${m[key]:{form}}$" for m in metrics.values()) + r" \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
-
-
-def _captions(metrics, config):
-    """LaTeX macros with the caption of each figure, one set for each start."""
-    lines = []
-    for start, m in metrics.items():
-        d, cells = f"{m['panel_range']:.2g}", config.ninterp
-        corner = f"$z = (-{d}, {d})$" if config.nz > 1 else f"$z = -{d}$"
-        plane = "$z_1$ grows to the right" + (" and $z_2$ upwards" if config.nz > 1 else "") + (
-            ", the other coordinates are $0$" if config.nz > 2 else "")
-        masked = "hidden_mae" in m
-        recon = ("Training images as seen, hidden pixels grey, below each the reconstruction $g(z)$ at its "
-                 "inferred $z$ and the whole image" if masked else
-                 "Training images and, below each, the reconstruction $g(z)$ at its inferred $z$")
-        where = " of visible pixels" if masked else ""
-        captions = {
-            "Recon": f"{recon}; {start} start, {m['epochs']} epochs, PSNR{where} {m['psnr']:.1f} dB.",
-            "Samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$; "
-                       f"{start} start.",
-            "Interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; "
-                      f"{plane}; the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ "
-                      "over the training images, held between 1 and 3 prior standard deviations; "
-                      f"{start} start.",
-            "Loss": f"Loss of Eq.~7 at $\\sigma = {config.mse_sigma:g}$ and PSNR over epochs; {start} start.",
-            "Latents": "The training images at their inferred $z$; circles at 1, 2 and 3 standard deviations "
-                       f"of the prior; {start} start.",
-        }
-        lines += [rf"\newcommand{{\{start}{name}Caption}}{{{text}}}" for name, text in captions.items()]
     return "\n".join(lines) + "\n"

@@ -1,16 +1,17 @@
 """A run folder from begin to end: the record of its options, checkpoints, logs, interruption, resumption."""
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import signal
 from pathlib import Path
 
-import numpy
 import torch
-import torchvision
 from tqdm import tqdm
 
+import manuscript
 import results
+from device import machine_name
 from figures import plot_stats
 from masks import fingerprint, make_mask
 from options import Interrupted, UserError
@@ -35,14 +36,24 @@ def begin(config, data, device, precision, parent):
     """Make the folder of a new run with its config.json. Returns its path and the record."""
     hashes = hash_images(data)
     record = {"options": dataclasses.asdict(config), "device": str(device), "precision": precision,
-              "threads": torch.get_num_threads(), "images": hashes, "mask": _mask_hash(config, len(hashes)),
-              "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                           "torchvision": torchvision.__version__, "numpy": numpy.__version__}}
+              "threads": torch.get_num_threads(), "machine": machine_name(device), "images": hashes,
+              "mask": _mask_hash(config, len(hashes)), "versions": _versions()}
     folder = new_run_folder(config.out, record, parent)
     lines = [f"{name} = {value}" for part in ("options", "versions") for name, value in record[part].items()]
     log(folder, *lines, f"device = {device}, precision = {precision}, threads = {record['threads']}",
+        f"machine = {record['machine']}",
         *[f"image {name} sha256 {digest}" for name, digest in record["images"].items()])
     return folder, record
+
+
+def _versions():
+    versions = {"python": platform.python_version()}
+    for name in manuscript.LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:      # training does not need what evaluate.py does
+            pass
+    return versions | {"torch": torch.__version__}           # which also names its build, +cu132 say
 
 
 def reopen(config, given):
@@ -100,12 +111,29 @@ def same_run(checkpoint, config, names, path):
         raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
 
 
+def finish(folder, record, config, metrics, histories, parent):
+    """All that belongs to the whole of a run, now that its starts are done: figures, tables, its times.
+
+    metrics, histories  {"warm": ..., "cold": ...} or one of the two; parent as of `point_report_to`
+    """
+    results.write_run(folder, metrics, histories, config)
+    manuscript.write(folder, metrics, histories, config, record)
+    record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
+    update_record(folder, record, config)
+    point_report_to(folder, parent)
+
+
 def point_report_to(folder, parent):
-    """Write parent/latest.tex, LaTeX's path to the newest run's figures, if the run lies in parent."""
-    if Path(folder).resolve().parent == Path(parent).resolve():
-        path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
-        write_atomic(Path(parent) / "latest.tex",
-                     f"\\graphicspath{{{{{path}/}}}}\n\\newcommand{{\\run}}{{{path}}}\n")
+    """Write parent/latest.tex, the path of the newest finished run, for report.tex, if it lies there."""
+    if Path(folder).resolve().parent != Path(parent).resolve():
+        return
+    path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
+    if set(path) & set('\\{}"'):
+        text = r"\newcommand{\badname}{}"            # report.tex says what to do
+    else:                                           # every other sign is made an ordinary one
+        signs = "".join(rf"\catcode`\{sign}=12 " for sign in "#$%&~_^")
+        text = rf"\begingroup{signs}\gdef\run{{{path}}}\endgroup\graphicspath{{{{\run/}}}}"
+    write_atomic(Path(parent) / "latest.tex", text + "\n")
 
 
 def log(folder, *lines):

@@ -93,6 +93,15 @@ def stuck_chains(run, evidence, index, names, floor):
     return rows
 
 
+def mean_rows(rows):
+    """The rows of `diagnose`, each with its sampler, as one for each sampler: means over the images."""
+    samplers = dict.fromkeys(row["sampler"] for row in rows)
+    own = {name: [row for row in rows if row["sampler"] == name] for name in samplers}
+    return [{"sampler": name} | {key: sum(float(row[key]) for row in some) / len(some)
+                                 for key in some[0] if key not in ("sampler", "image")}
+            for name, some in own.items()]
+
+
 def floors(joint, evidence, sigma):
     """U at the heaviest mode of every image, in the precision of the chains: (n,)."""
     best = evidence.modes.heaviest()

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from scipy.spatial import procrustes
 from sklearn.isotonic import IsotonicRegression
 
-from figures import COLUMN, LINES, STYLE, save_figure
+from figures import save_figure
 from options import UserError
+from style import COLUMN, LINES, SMALL, STYLE
 
 FACTORS = ("lion", "turn")
 REMEDY = "mend it, or take it out of the folder to go without"
@@ -119,13 +120,13 @@ def draw(z, factors, prior_sigma, paths):
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2]
     with rc_context(STYLE):
-        fig = Figure(figsize=(2 * COLUMN, 1.5 * COLUMN), layout="constrained")
+        fig = Figure(figsize=(COLUMN, 0.85 * COLUMN), layout="constrained")
         ax = fig.add_subplot()
         reach = max(2.1 * prior_sigma, 1.1 * np.abs(plane).max())
-        points = ax.scatter(*plane.T, c=factors["lion"], cmap="cividis", vmin=0, vmax=1, s=36, zorder=2,
+        points = ax.scatter(*plane.T, c=factors["lion"], cmap="cividis", vmin=0, vmax=1, s=16, zorder=2,
                             edgecolors="0.3", linewidths=0.4)
         ax.quiver(*plane.T, factors["turn"], np.zeros(len(plane)), angles="xy", scale_units="xy",
-                  scale=8 / reach, width=0.0035, color="0.2", zorder=3)
+                  scale=8 / reach, width=0.005, color="0.2", zorder=3)
         for factor, style in zip(factors, ("-", (0, (4, 1.5))), strict=True):
             slope = direction(plane, factors[factor])[0]
             if norm := np.linalg.norm(slope):
@@ -133,9 +134,10 @@ def draw(z, factors, prior_sigma, paths):
                 arrow = {"arrowstyle": "->", "linestyle": style, "color": LINES["warm"]["color"]}
                 ax.annotate("", end, plane.mean(0), arrowprops=arrow, zorder=1)
                 ax.annotate(factor, end + 0.07 * reach * slope / norm, color=arrow["color"], ha="center",
-                            va="center", zorder=4)
+                            va="center", zorder=4,
+                            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
         fig.colorbar(points, ax=ax, label="lion  (0 tiger, 1 lion)", shrink=0.8)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
                ylabel="$z_2$" if z.shape[1] > 1 else "")
-        ax.set_title("small arrows: the way the head turns (turn)", fontsize=8)
+        ax.set_title("small arrows: the way the head turns (turn)", fontsize=SMALL)
         save_figure(fig, paths)

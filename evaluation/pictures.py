@@ -7,9 +7,11 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
-from figures import COLUMN, LINES, STYLE, save_figure, save_recon
+from figures import save_figure, save_recon
+from style import COLUMN, FILE_NAME, LATENT, LINES, SMALL, STYLE, file_name
 from utils import to_pixels
 
+N_NEAREST = 24                 # random samples that are shown beside the image nearest to each
 DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic
 ZOOM_DEPTH = 12.0              # the same for a zoom on a mode, linear
 CHAIN_COLOURS = ("#d55e00", "#000000", "#cc79a7", "#ffffff")       # of four chains, on viridis
@@ -20,8 +22,8 @@ def _save(fig, folder, name):
     save_figure(fig, [folder / f"{name}.png", folder / f"{name}.pdf"], dpi=200)
 
 
-def _panel_axes(ax, size=6):
-    ax.tick_params(labelsize=size, length=2, pad=1)
+def _panel_axes(ax):
+    ax.tick_params(length=2, pad=1)
     ax.locator_params(nbins=4)
     for spine in ax.spines.values():
         spine.set_visible(True)
@@ -29,7 +31,7 @@ def _panel_axes(ax, size=6):
 
 def _picture(ax, image, title=""):
     ax.imshow(to_pixels(image), interpolation="lanczos")
-    ax.set_title(title, fontsize=6, pad=2)
+    ax.set_title(file_name(title), pad=2, **FILE_NAME)
     ax.axis("off")
 
 
@@ -47,7 +49,7 @@ def plot_maps(rows, folder, name="posterior_maps"):
     """
     zooms = max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.5 * len(rows)), layout="constrained")
+        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.35 * len(rows)), layout="constrained")
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
@@ -57,28 +59,27 @@ def plot_maps(rows, folder, name="posterior_maps"):
             for k, mode in enumerate(row["modes"]):
                 line[1].plot(*mode["z"], marker="o", markerfacecolor="none", markeredgecolor="white",
                              markersize=6, markeredgewidth=0.8)
-                line[1].annotate(str(k + 1), mode["z"], color="white", fontsize=6, xytext=(4, 3),
+                line[1].annotate(str(k + 1), mode["z"], color="white", fontsize=SMALL, xytext=(4, 3),
                                  textcoords="offset points")
-            line[1].plot(*row["z"], marker="x", color="#d55e00", markersize=4)
+            line[1].plot(*row["z"], **LATENT)
             for ax, (k, mode) in zip(line[2:], enumerate(row["modes"]), strict=False):
                 near = _map(ax, mode["zoom"], mode["extent"], Normalize(0, ZOOM_DEPTH))
                 left, right, low, high = mode["extent"]
                 if left <= row["z"][0] <= right and low <= row["z"][1] <= high:
-                    ax.plot(*row["z"], marker="x", color="#d55e00", markersize=4)
-                ax.set_title(f"mode {k + 1}, mass {100 * mode['share']:.3g} %", fontsize=6, pad=2)
+                    ax.plot(*row["z"], **LATENT)
+                ax.set_title(f"mode {k + 1}, mass {100 * mode['share']:.3g} %", fontsize=SMALL, pad=2)
             for ax in line[2 + len(row["modes"]):]:
                 ax.axis("off")
             for ax in line[1:2 + len(row["modes"])]:
                 _panel_axes(ax)
-                ax.set_ylabel("$z_2$", fontsize=7, labelpad=0)
+                ax.set_ylabel("$z_2$", labelpad=3)
         for ax in axes[-1, 1:]:
-            ax.set_xlabel("$z_1$", fontsize=7, labelpad=0)
-        axes[0, 1].set_title("the plane", fontsize=6, pad=2)
+            ax.set_xlabel("$z_1$", labelpad=0)
+        axes[0, 1].set_title("the plane", fontsize=SMALL, pad=2)
         for mappable, what in ((shown, "the plane"), (near, "modes")):
             bar = fig.colorbar(mappable, ax=axes, location="right" if what == "modes" else "left",
                                shrink=0.5, aspect=25, pad=0.01)
-            bar.set_label(rf"nats by which $\log p(z|I)$ is below its greatest: {what}", fontsize=6)
-            bar.ax.tick_params(labelsize=6)
+            bar.set_label(rf"nats by which $\log p(z|I)$ is below its greatest: {what}")
         _save(fig, folder, name)
 
 
@@ -89,7 +90,7 @@ def plot_chains(rows, folder, name="chains"):
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(len(samplers) * 1.6, 1.55 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(len(samplers) * 1.6, 1.35 * len(rows)), layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             for ax, sampler in zip(line, samplers, strict=True):
@@ -98,11 +99,13 @@ def plot_chains(rows, folder, name="chains"):
                     ax.plot(*row["paths"][sampler][:, chain].T, color=colour, linewidth=0.35, alpha=0.9)
                 ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])
                 _panel_axes(ax)
-            line[0].set_ylabel(f"{row['title']}\n$z_2$", fontsize=6)
+            line[0].set_ylabel("$z_2$", labelpad=3)
+            line[0].text(-0.5, 0.5, file_name(row["title"]), transform=line[0].transAxes, rotation=90,
+                         ha="right", va="center", **FILE_NAME)
         for ax, sampler in zip(axes[0], samplers, strict=True):
-            ax.set_title(NAMES[sampler], fontsize=7, pad=3)
+            ax.set_title(NAMES[sampler], pad=3)
         for ax in axes[-1]:
-            ax.set_xlabel("$z_1$", fontsize=7)
+            ax.set_xlabel("$z_1$")
         _save(fig, folder, name)
 
 
@@ -125,7 +128,7 @@ def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
         left.plot([-d, d, d, -d, -d], [-d, -d, d, d, -d], color="white", linewidth=0.8, linestyle=(0, (4, 2)),
                   label="the panel")
         left.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-reach, reach), ylim=(-reach, reach))
-        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=6,
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=SMALL,
                     facecolor="0.6", frameon=True, framealpha=1, handlelength=1.6, columnspacing=1.0)
         bar = fig.colorbar(shown, ax=left, shrink=0.9)
         bar.set_label(r"stretch  $\log_{10} \sqrt{\det J^\top J}$")
@@ -133,13 +136,13 @@ def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
         expected = stats.chi2.ppf((np.arange(len(square)) + 0.5) / len(square), 2)
         top = 1.05 * max(square[-1], expected[-1])
         right.plot([0, top], [0, top], color="0.6", linewidth=0.8)
-        right.plot(expected, square, linestyle="none", marker="o", markersize=3, color="#0072b2")
+        right.plot(expected, square, linestyle="none", marker="o", markersize=3, color=LINES["cold"]["color"])
         right.set(xlabel=r"quantiles of $\chi^2_2$", ylabel=r"$|z|^2 / \sigma_z^2$ of the images",
                   xlim=(0, top), ylim=(0, top), aspect="equal")
         _save(fig, folder, name)
 
 
-def plot_samples_nearest(samples, images, place, folder, n=24, name="nearest"):
+def plot_samples_nearest(samples, images, place, folder, n=N_NEAREST, name="nearest"):
     """Random samples and under each the training image nearest to it, as PNG."""
     save_recon({"sample": samples[:n], "nearest": images[place[:n]]}, folder / f"{name}.png")
 

@@ -4,7 +4,7 @@ import torch
 from evaluation import chains, likelihood, pictures, plane, reconstruction
 from evaluation.density import Joint
 from evaluation.tables import write_tables
-from results import generate, panel_range, sample_images
+from results import N_SAMPLES, generate, panel_range, sample_images
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0
@@ -15,6 +15,32 @@ CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "stuck": "stuck chains"}
 CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f", "rhat": ".3f",
                "mean_gap": ".3f", "std_ratio": ".3f"}
+QUANTITIES = {                 # of the summary: (name, format for the text of a report; shares in percent)
+    "psnr": ("PSNR [dB]", ".2f"),
+    "mse": ("MSE", ".5f"),
+    "ssim": ("SSIM", ".3f"),
+    "samples_saturated": ("samples: share of saturated pixels", ".5f"),
+    "samples_power": ("samples: high-frequency power over the images'", ".2f"),
+    "samples_nearest": ("samples: PSNR to the nearest image, mean [dB]", ".2f"),
+    "samples_nearest_low": ("samples: the same, 10th percentile [dB]", ".2f"),
+    "samples_nearest_high": ("samples: the same, 90th percentile [dB]", ".2f"),
+    "samples_used": ("samples: share of images that are nearest to one of them", ".0%"),
+    "occupancy": ("mean of |z|² / 2 over the prior's variance", ".2f"),
+    "inside": ("share of images within the 95 % disk", ".0%"),
+    "tears": ("tears: 95th percentile of steps over their median", ".1f"),
+    "ml_sigma": ("ML estimate of σ", ".4f"),
+    "log_p": ("log p at the run's σ, mean [nats]", ".0f"),
+    "log_p_ml": ("log p at ML σ, mean [nats]", ".0f"),
+    "log_p_error": ("error estimate of log p, greatest [nats]", ".2g"),
+    "bits_ml": ("bits per dimension at ML σ", ".3f"),
+    "sampling_agrees": ("importance sampling within 2 standard errors, share", ".0%"),
+    "several_modes": ("images with more than one mode, share", ".0%"),
+    "acceptance": ("chains of the run's sampler: acceptance, mean", ".2f"),
+    "ess": ("bulk ESS per 1000 passes, median", ".1f"),
+    "rhat": ("R-hat, median", ".3f"),
+    "rhat_above": ("R-hat above 1.05, share", ".0%"),
+    "stuck": ("stuck chains, share", ".0%"),
+}
 
 
 class Start:
@@ -31,13 +57,13 @@ class Start:
         self.n_steps = n_steps
         self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long().unique()
         self.recon = generate(net, z)
-        self.summary = {}          # {quantity: value}
+        self.n_samples = N_SAMPLES
+        self.summary = {}          # {key of QUANTITIES: value}
 
     def reconstruction(self):
         rows = reconstruction.rows(self.recon, self.images, self.names)
         write_tables(self.folder, "reconstruction", rows, reconstruction.HEADS, reconstruction.FORMS)
-        for key, label in (("psnr", "PSNR [dB]"), ("mse", "MSE"), ("ssim", "SSIM")):
-            self.summary[label] = rows[-1][key]
+        self.summary |= {key: rows[-1][key] for key in ("psnr", "mse", "ssim")}
 
     def samples(self):
         samples = sample_images(self.net, self.config)
@@ -47,7 +73,8 @@ class Start:
         between = plane.between(self.images, self.recon, samples, rows)
         write_tables(self.folder, "between", between)
         pictures.plot_samples_nearest(samples, self.images, place, self.folder)
-        self.summary |= {f"samples: {row['quantity']}": row["samples"] for row in between}
+        keys = [key for key in QUANTITIES if key.startswith("samples_")]
+        self.summary |= {key: row["samples"] for key, row in zip(keys, between, strict=True)}
 
     def likelihood(self):
         self.joint = Joint(self.net, self.images, self.config.prior_sigma, self.search, self.mask)
@@ -57,13 +84,13 @@ class Start:
         mean = rows[-1]
         within = [abs(r["sampling_gap"]) <= 2 * r["sampling_error"] for r in self.found.rows]
         self.summary |= {
-            "ML estimate of σ": self.found.sigma_ml,
-            f"log p at σ = {self.config.mse_sigma:g}, mean [nats]": mean["log_p"],
-            "log p at ML σ, mean [nats]": mean["log_p_ml"],
-            "error estimate of log p, greatest [nats]": max(mean["error"], mean["error_ml"]),
-            "bits per dimension at ML σ": mean["bits_ml"],
-            "importance sampling within 2 standard errors, share": sum(within) / len(within),
-            "images with more than one mode, share":
+            "ml_sigma": self.found.sigma_ml,
+            "log_p": mean["log_p"],
+            "log_p_ml": mean["log_p_ml"],
+            "log_p_error": max(mean["error"], mean["error_ml"]),
+            "bits_ml": mean["bits_ml"],
+            "sampling_agrees": sum(within) / len(within),
+            "several_modes":
                 sum(r["modes"] > 1 for r in self.found.rows) / len(self.names),
         }
 
@@ -82,14 +109,14 @@ class Start:
         write_tables(self.folder, "stuck", stuck or [dict.fromkeys(chains.STUCK_COLUMNS)])
         column = {key: torch.tensor([float(r[key]) for r in rows]) for key in CHAIN_HEADS}
         self.summary |= {
-            f"{config.chosen_sampler}: acceptance, mean": column["acceptance"].mean().item(),
-            "bulk ESS per 1000 passes, median": column["ess_per_1000_passes"].median().item(),
-            "R-hat, median": column["rhat"].median().item(),
-            "R-hat above 1.05, share": (column["rhat"] > 1.05).double().mean().item(),
-            "stuck chains, share": column["stuck"].sum().item() / starts[..., 0].numel(),
+            "acceptance": column["acceptance"].mean().item(),
+            "ess": column["ess_per_1000_passes"].median().item(),
+            "rhat": column["rhat"].median().item(),
+            "rhat_above": (column["rhat"] > 1.05).double().mean().item(),
+            "stuck": column["stuck"].sum().item() / starts[..., 0].numel(),
         }
         # every sampler on the images that are shown, all chains from the run's z
-        starts = self.z[self.shown].expand(chains.N_CHAINS, -1, -1)
+        starts = self.z[self.shown].repeat(chains.N_CHAINS, 1, 1)
         runs, table = {}, []
         for name in chains.SAMPLERS:
             runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, self.n_steps // 2,
@@ -97,6 +124,7 @@ class Start:
             table += [{"sampler": name} | row for row in
                       chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])]
         write_tables(self.folder, "samplers", table, CHAIN_HEADS, CHAIN_FORMS)
+        write_tables(self.folder, "samplers_mean", chains.mean_rows(table), CHAIN_HEADS, CHAIN_FORMS)
         self._draw_posteriors(runs)
 
     def _draw_posteriors(self, runs):
@@ -135,9 +163,9 @@ class Start:
         write_tables(self.folder, "latents", plane.latents(self.z, self.names, sigma), {"z_square": "|z|²"})
         occupancy = plane.occupancy(self.z, sigma)
         write_tables(self.folder, "occupancy", occupancy)
-        self.summary |= {row["quantity"]: row["value"] for row in occupancy[:2]}
+        self.summary |= {"occupancy": occupancy[0]["value"], "inside": occupancy[1]["value"]}
         tears = plane.tears(self.net, torch.float32, sigma)
-        self.summary["tears: 95th percentile of steps over their median"] = tears["p95"] / tears["median"]
+        self.summary["tears"] = tears["p95"] / tears["median"]
         area, _ = plane.stretch(self.net, self.search, STRETCH_REACH * sigma, STRETCH_CELLS)
         pictures.plot_plane(self.z.numpy(), area, STRETCH_REACH * sigma, panel_range(self.z, sigma), sigma,
                             self.folder)

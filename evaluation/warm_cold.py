@@ -15,13 +15,14 @@ from tqdm import tqdm
 import results
 from abp import ABP
 from evaluation.tables import write_tables
-from figures import COLUMN, LINES, STYLE, save_figure
+from figures import save_figure
+from style import COLUMN, LINES, STYLE
 
 STARTS = ("warm", "cold")
 MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
 HEADS = {key: results.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
-FORMS = {key: results.METRICS[key][2] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
+FORMS = {key: results.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
 def run(config, images, names, folder, device, precision, seeds):
