@@ -102,6 +102,7 @@ class Config:
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6)
     n_plot: int = option(60, "epochs between snapshots in epochs/", 1, 10**6)
     n_stats: int = option(60, "epochs between drawings of the loss curve, which shows every epoch", 1, 10**6)
+    tensorboard: bool = option(False, "log to TensorBoard too (pip install tensorboard)")
 
     def __post_init__(self):
         check(self)

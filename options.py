@@ -25,8 +25,8 @@ def allowed(field):
     low, high, choices = (field.metadata[k] for k in ("low", "high", "choices"))
     if choices:
         return "one of " + ", ".join(choices)
-    if field.type is str:
-        return "a text"
+    if field.type in (str, bool):
+        return "a text" if field.type is str else "True or False"
     return f"an integer from {low} to {high}" if field.type is int else f"a number from {low:g} to {high:g}"
 
 
@@ -64,8 +64,9 @@ def parse_args(config_class, argv=None, description=None, prog="abp.py"):
     for f in fields:
         default = f.default if f.default != "" else "none"
         meaning = f"{f.metadata['meaning']}; {allowed(f)} (default: {default})"
-        parser.add_argument(f"--{f.name}", metavar=f.type.__name__.upper(), default=argparse.SUPPRESS,
-                            help=meaning.replace("%", "%%"))
+        takes = {"action": "store_true"} if f.type is bool else {"metavar": f.type.__name__.upper()}
+        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=meaning.replace("%", "%%"),
+                            **takes)
     given = vars(parser.parse_args(argv))
     types = {f.name: f for f in fields}
     values = {}

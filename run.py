@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import manuscript
 import results
+from board import Board, require
 from device import machine_name
 from figures import plot_stats
 from masks import fingerprint, make_mask
@@ -27,13 +28,15 @@ from utils import (
 )
 
 # what a resumed run may be given; folder of images and mask, should they have moved: they must be the same
-MAY_CHANGE = {"resume", "data", "mask", "n_epochs", "n_log", "n_plot", "n_stats"}
+MAY_CHANGE = {"resume", "data", "mask", "n_epochs", "n_log", "n_plot", "n_stats", "tensorboard"}
 
 
 # ------------------------------------------------------------------------------------------- the run's record
 
 def begin(config, data, device, precision, parent):
     """Make the folder of a new run with its config.json. Returns its path and the record."""
+    if config.tensorboard:
+        require()                        # before there is a folder
     hashes = hash_images(data)
     record = {"options": dataclasses.asdict(config), "device": str(device), "precision": precision,
               "threads": torch.get_num_threads(), "machine": machine_name(device), "images": hashes,
@@ -166,16 +169,18 @@ class Recorder:
         config, model = self.config, self.model
         bar = tqdm(total=config.n_epochs, initial=model.epoch, unit="epoch", disable=None,
                    desc=f"{model.start} start")             # None: silent when the output is no terminal
-        with bar, StopAfterEpoch() as stop:
+        with bar, Board(self.folder, model.epoch, config.tensorboard) as board, StopAfterEpoch() as stop:
             for row in model.train():
                 epoch = row["epoch"]
                 self._append(row)
+                board.add(row)
                 bar.set_postfix(loss=f"{row['loss']:.1f}", psnr=f"{row['psnr']:.2f}", refresh=False)
                 bar.update()
                 last = epoch == config.n_epochs
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
                                           epoch, model.mask)
+                    board.add_pictures(sorted((self.folder / "epochs").glob(f"{epoch:04d}_*.png")), epoch)
                 if not last and epoch % config.n_stats == 0:
                     plot_stats({model.start: model.history}, [self.folder / "loss.png"])
                 if last or stop.requested or epoch % config.n_log == 0:
