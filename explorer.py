@@ -23,6 +23,7 @@ GRID = 32                  # points along each side of the plane
 LINE = 256                 # points along the line that the plane is where nz is 1
 SIDE = 128                 # pixels along the side of the stored images, at most
 COMPONENTS = 96            # principal components, a multiple of 4 (the page adds four at a time)
+OVERSAMPLING = 32          # directions beside them that the search begins with: half a decibel
 STEP = 0.5                 # in grey levels: how finely components are stored, doubled until the page is small
 MOST_BYTES = 4_000_000     # of the page
 MOST_THUMBNAILS = 60
@@ -73,8 +74,9 @@ def principal_components(x, k):
     mean = x.mean(0)
     x -= mean
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, _, basis = torch.svd_lowrank(x, q=min(k, *x.shape), niter=1)
+        torch.random.default_generator.manual_seed(0)
+        _, _, basis = torch.svd_lowrank(x, q=min(k + OVERSAMPLING, *x.shape), niter=1)
+    basis = basis[:, :k]
     return mean, basis.T, x @ basis
 
 
