@@ -135,7 +135,7 @@ def _legend(config, n, n_inside, n_shown):
     """What the plane shows, in sentences."""
     marks, shares = ("Lines", "68, 95 and 99.7") if config.nz == 1 else ("Circles", "39, 86 and 99")
     kind = "line" if config.nz == 1 else "plane"
-    text = [f"Shading: the density of the prior. {marks} at 1, 2 and 3 of its standard deviations hold "
+    text = [f"Shading: the density of the prior. {marks}: 1, 2 and 3 of its standard deviations, which hold "
             f"{shares} % of its draws."]
     if config.nz > 2:
         rest = "z₃ is" if config.nz == 3 else f"z₃ to z{str(config.nz).translate(SUBSCRIPTS)} are"
@@ -146,7 +146,7 @@ def _legend(config, n, n_inside, n_shown):
     if n_shown < n_inside:
         text.append(f"{n_shown} training images of the {n_inside} on the {kind} are shown.")
     grid = f"{LINE}" if config.nz == 1 else f"{GRID}\u00a0×\u00a0{GRID}"
-    text.append(f"The picture is interpolated between {grid} generated ones.")
+    text.append(f"Pictures are interpolated between {grid} generated ones.")
     return " ".join(text)
 
 

@@ -162,15 +162,17 @@ def test_a_frame_is_the_panel_at_its_epoch(tmp_path, nz, img_size):
     config = Config(nz=nz, img_size=img_size, hidden=16, width=4, prior_sigma=2)
     torch.manual_seed(1)
     net = GenNet(nz, img_size, 16, 4, smooth=True)
+    net.requires_grad_(False).deconv[-2].weight.mul_(8)                    # contrast
     movies.save_frame(net, config, tmp_path / "frames", 12)
-    with Image.open(tmp_path / "frames" / "0012.png") as frame:
-        seen = np.asarray(frame)
+    with Image.open(tmp_path / "frames" / "0012.webp") as frame:
+        seen = np.asarray(frame, float)
     columns, rows = panel_axes(4.0, 6, nz)
     cells = utils.to_pixels(utils.to_side(generate(net, panel_latents(columns, rows, nz)), 64))
     for k in (0, 4, len(cells) - 1):
         y, x = 28 + k // 6 * 64, k % 6 * 64
-        assert np.abs(seen[y:y + 64, x:x + 64].astype(int) - cells[k]).max() <= 1
-    assert seen[:28].min() < 100 and seen[:28, -100:].min() == 255         # the epoch, at the left
+        cell = seen[y:y + 64, x:x + 64]
+        assert psnr(cell, cells[k]) > max(30, 5 + psnr(cell, cells[k - 1]))
+    assert seen[:24].min() < 100 and seen[:24, -100:].min() > 250          # the epoch, at the left
 
 
 def test_an_extended_run_goes_on_with_its_movie(faces, tmp_path):
@@ -180,10 +182,10 @@ def test_an_extended_run_goes_on_with_its_movie(faces, tmp_path):
     assert main(["--resume", str(out), "--n_epochs", "5"]) == 0
     assert frames(out / "warm" / "training.webp")[0].shape[0] == 5
     config, net, z = load_run(out / "warm")
-    last = np.asarray(Image.open(out / "warm" / "frames" / "0005.png"), float)
+    last = np.asarray(Image.open(out / "warm" / "frames" / "0005.webp"), float)
     columns, rows = panel_axes(2.0, 6, 2)
     corner = utils.to_pixels(utils.to_side(generate(net, panel_latents(columns, rows, 2)[:1]), 64))[0]
-    assert np.abs(last[28:92, :64] - corner).max() <= 1
+    assert psnr(last[28:92, :64], corner) > 30
 
 
 def test_a_movie_too_large_is_compressed_more(tmp_path, monkeypatch):
