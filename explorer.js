@@ -121,7 +121,8 @@ function drawPrior(pen, width, height) {
 }
 
 function drawThumbnails(pen) {
-  const size = Math.max(20, Math.min(44, plane.clientWidth / 13));
+  const crowd = Math.min(1, Math.sqrt(30 / thumbnails.length));        // many are drawn smaller
+  const size = Math.max(18, Math.min(44, plane.clientWidth / 13) * crowd);
   thumbnails.forEach((picture, k) => {
     const [x, y] = [toX(data.points[k][0]), toY(data.points[k][1]) + (line ? (k % 3 - 1) * size * .9 : 0)];
     pen.fillStyle = "#fff";
@@ -183,7 +184,11 @@ function number(value) {
 }
 
 const coordinates = () => (line ? [z[0]] : z).map(number);
-const words = () => `z = (${coordinates().join(", ")})`.replaceAll("-", "\u2212");
+
+function words() {
+  const text = coordinates().join(", ");
+  return `z = ${line ? text : `(${text})`}`.replaceAll("-", "\u2212");
+}
 
 let frame = 0, silence = 0;
 
@@ -356,6 +361,7 @@ function writeWords() {
   plane.setAttribute("aria-label", `${what}: arrow keys move z`);
   plane.style.aspectRatio = line ? "4" : "1";
   $("legend").textContent = data.legend;
+  if (line) $("help").textContent = $("help").textContent.replace("plane", "line");
   if (data.other) {
     $("other").textContent = `${data.other} start`;
     $("other").href = `../${data.other}/explorer.html`;
