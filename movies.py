@@ -107,7 +107,7 @@ def save_frame(net, config, folder, epoch, dtype=torch.float32):
     """Keep the panel after an epoch as folder/EPOCH.webp; dtype is the arithmetic of the deconvolutions.
 
     A file for each frame, so that a run that is interrupted and resumed has them all; finer than the movie,
-    and a fifth of a PNG's size.
+    and far smaller than a PNG.
     """
     d = EDGE * config.prior_sigma
     columns, rows = panel_axes(d, CELLS, config.nz)

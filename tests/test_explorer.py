@@ -131,8 +131,9 @@ def psnr(a, b):
 
 # ---- the picture
 
-@pytest.mark.parametrize("shape", ["trained", {}, {"prior_sigma": 0.25}, {"nz": 1}, {"nz": 5},
-                                   {"img_size": 256, "width": 2}, {"img_size": 64, "mask": "pepper:0.5"}], ids=str)
+@pytest.mark.parametrize("shape", [
+    "trained", {}, {"prior_sigma": 0.25}, {"nz": 1}, {"nz": 5}, {"img_size": 256, "width": 2},
+    {"img_size": 64, "mask": "pepper:0.5"}], ids=str)
 def test_the_picture_is_the_generators_at_the_pointer(open_page, write, trained, shape):
     config, net, z = trained if shape == "trained" else smooth(**shape)
     page = open_page(write(config, net, z))
