@@ -1,8 +1,8 @@
 """explorer.html: a page on which the latent plane is moved over and the generated image follows at once.
 
-The page does not run the network: it holds g(z) on a grid over the plane. Neighbours on the grid are alike, so
-the images are stored as their mean and a few principal components (on the default run 2.4 MB, 42 dB from g(z) on
-average; a sheet of JPEGs has 8.6 MB and 36 dB), and a picture between them costs one sum of those components.
+The page does not run the network: it holds g(z) on a grid over the plane. Neighbours on the grid are alike,
+so the images are stored as their mean and a few principal components (on the default run 2.4 MB, 42 dB from
+g(z) on average; a sheet of JPEGs has 8.6 MB and 36 dB), and a picture between them costs one sum of those.
 """
 import base64
 import json
