@@ -5,7 +5,7 @@ import torch
 
 import figures
 from masks import hidden_error, hide
-from utils import sample_gaussian_prior, squared_distances, write_atomic, write_json
+from utils import sample_gaussian_prior, squared_distances, to_side, write_atomic, write_json
 
 N_SAMPLES = 96             # random samples that are drawn and measured
 SATURATED = 0.98           # |x| beyond which a pixel counts as burnt
@@ -29,9 +29,13 @@ HIDDEN_METRICS = {         # the same, of a run with a mask
 
 
 @torch.no_grad()
-def generate(net, z):
-    """g(z) in float32, a few at a time: z (n, nz) -> images (n, 3, S, S) on the CPU."""
-    return torch.cat([net(part).float().cpu() for part in z.split(64)])
+def generate(net, z, side=None):
+    """g(z) in float32, a few at a time: z (n, nz) -> images (n, 3, S, S) on the CPU, or of another side."""
+    def images(part):
+        full = net(part).float().cpu()
+        return full if side is None else to_side(full, side)
+
+    return torch.cat([images(part) for part in z.split(64)])
 
 
 def sample_images(net, config, n=N_SAMPLES):

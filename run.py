@@ -10,9 +10,11 @@ import torch
 from tqdm import tqdm
 
 import manuscript
+import movies
 import results
 from board import Board, require
 from device import machine_name
+from explorer import write_explorer
 from figures import plot_stats
 from masks import fingerprint, make_mask
 from options import Interrupted, UserError
@@ -177,6 +179,8 @@ class Recorder:
                 bar.set_postfix(loss=f"{row['loss']:.1f}", psnr=f"{row['psnr']:.2f}", refresh=False)
                 bar.update()
                 last = epoch == config.n_epochs
+                if last or movies.is_frame(epoch):
+                    movies.save_frame(model.net, config, self.folder / "frames", epoch, model.dtype)
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
                                           epoch, model.mask)
@@ -192,8 +196,11 @@ class Recorder:
                                       f"python abp.py --resume {self.folder.parent}")
 
     def finish(self):
-        """Draw every figure and measure; returns the metrics."""
+        """Draw every figure, moving and still, and measure; returns the metrics."""
         model = self.model
+        write_explorer(model.net, model.z, model.images, self.config, self.folder / "explorer.html")
+        movies.write_walk(model.net, model.z, self.folder / "walk.webp")
+        movies.write_training(self.folder / "frames", self.config.n_epochs, self.folder / "training.webp")
         return results.write_start(model.net, model.z, model.images, model.history, self.config, self.folder,
                                    model.mask)
 

@@ -139,6 +139,15 @@ def to_pixels(images):
     return pixels.byte().movedim(-3, -1).numpy()
 
 
+def to_side(images, side):
+    """Images (n, 3, S, S) at another side, powers of two both: pixels averaged, or repeated."""
+    factor = images.shape[-1] // side
+    if factor > 1:
+        return torch.nn.functional.avg_pool2d(images, factor)
+    factor = side // images.shape[-1]
+    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
 def load_img_tensors(folder, img_size):
     """All images of a folder, sorted by file name: (n, 3, img_size, img_size) in [-1, 1], and their names.
 

@@ -21,7 +21,8 @@ from options import UserError
 from results import METRICS, sample_images
 
 PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf", "latents.pdf",
-             "log.csv", "metrics.json", "checkpoint.pt", "epochs"}
+             "log.csv", "metrics.json", "checkpoint.pt", "epochs", "frames", "training.webp", "walk.webp",
+             "explorer.html"}
 WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
          "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md",
          "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
