@@ -4,7 +4,7 @@ Trains on the drawn faces with the default options, evaluates, runs the three ex
 writes the tables between the README's markers, with the time that each command took and the machine. Commands
 whose results are there already are not run again, so that an interrupted showcase goes on where it was.
 
-    python report/showcase.py                     into output/showcase; about an hour on two cores
+    python report/showcase.py                     into output/showcase; about 40 minutes on two cores
     python report/showcase.py --without-experiments      about ten minutes; their tables stay as they are
 """
 import argparse
@@ -28,9 +28,10 @@ from utils import write_atomic, write_json  # noqa: E402
 
 # the command as a user types it, and the file in the run folder that shows it has ended
 TRAIN = ("python abp.py", "metrics.md")
-EVALUATE = ("python evaluate.py output/001", "evaluation/factors.csv")
-EXPERIMENTS = {"--folds 4": "holdout_summary.csv", "--experiment occlusion": "occlusion.csv",
-               "--experiment warm-cold": "warm_cold_cold.csv"}
+EVALUATE = ("python evaluate.py output/001", "evaluation/macros.tex")
+HALF = "--n_epochs 120"     # of the default epochs, for the experiments, which train 15 times
+EXPERIMENTS = {f"--folds 4 {HALF}": "holdout_summary.csv", f"--experiment occlusion {HALF}": "occlusion.csv",
+               f"--experiment warm-cold {HALF}": "warm_cold_cold.csv"}
 PICTURES = {                # name in docs/: (file in the run folder, widest, in pixels)
     "panel.jpg": ("warm/interp.png", 1100),
     "warm_cold.jpg": ("warm_cold_interp.png", 1600),
