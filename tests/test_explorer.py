@@ -14,6 +14,7 @@ from PIL import Image
 
 import explorer
 from abp import ABP, Config
+from deconv import Bilinear
 from explorer import grid_images, principal_components, write_explorer
 from models import GenNet
 from results import generate
@@ -38,9 +39,11 @@ def smooth(n=24, **options):
     """A random generator of the shape that the options ask for, with contrast, and n latents."""
     config = Config(**{"img_size": 128, "hidden": 64, "width": 4} | options)
     torch.manual_seed(1)
-    net = GenNet(config.nz, config.img_size, config.hidden, config.width, smooth=True)
+    net = GenNet(config.nz, config.img_size, config.hidden, config.width)
     with torch.no_grad():
         net.code[0].weight /= config.prior_sigma
+        for layer in net.deconv[::2]:
+            layer.weight.copy_(Bilinear()(2 * layer.weight[:, :, :1, :1]))
         net.deconv[-2].weight *= 8
     return config, net.requires_grad_(False), config.prior_sigma * torch.randn(n, config.nz)
 

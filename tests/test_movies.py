@@ -35,7 +35,7 @@ def psnr(a, b):
 def smooth():
     """A random smooth generator with contrast, and five latents."""
     torch.manual_seed(1)
-    net = GenNet(2, 64, 64, 4, smooth=True).requires_grad_(False)
+    net = GenNet(2, 64, 64, 4, smooth=1).requires_grad_(False)
     net.deconv[-2].weight.mul_(8)
     return net, torch.randn(5, 2)
 
@@ -161,7 +161,7 @@ def test_training_is_the_same_with_and_without_frames(make_model, tmp_path, monk
 def test_a_frame_is_the_panel_at_its_epoch(tmp_path, nz, img_size):
     config = Config(nz=nz, img_size=img_size, hidden=16, width=4, prior_sigma=2)
     torch.manual_seed(1)
-    net = GenNet(nz, img_size, 16, 4, smooth=True)
+    net = GenNet(nz, img_size, 16, 4, smooth=1)
     net.requires_grad_(False).deconv[-2].weight.mul_(8)                    # contrast
     movies.save_frame(net, config, tmp_path / "frames", 12)
     with Image.open(tmp_path / "frames" / "0012.webp") as frame:
