@@ -76,7 +76,9 @@ def compute(run, command, file, *arguments):
         return
     print(f"== {command}", flush=True)
     began = time.perf_counter()
-    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT).returncode
+    inside = os.path.relpath(run.resolve(), ROOT)        # as short as a user would type it
+    status = subprocess.run([sys.executable, *(inside if word is run else word for word in arguments)],
+                            cwd=ROOT).returncode
     if status:
         raise UserError(f"{command}: failed ({status}); mend what it says and run this again")
     write_json(run / "showcase.json", times(run) | {command: time.perf_counter() - began})
