@@ -62,10 +62,11 @@ def save_recon(rows, path, ncol=12):
     ncol = min(ncol, n)
     between, text = max(4, height // 12), max(8, height // 8, picture_text(ncol * (width + GAP)))
     margin = max(16, height // 4, math.ceil(1.25 * text))
+    longest = max(picture_font(text).getlength(label) for label in rows)
+    font = picture_font(max(6, int(text * min(1, height / longest))))       # no label longer than its row
     block = len(rows) * (height + GAP) - GAP + between
     sheet = Image.new("RGB", (margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between),
                       "white")
-    font = picture_font(text)
     for k in range(0, n, ncol):
         for j, (label, images) in enumerate(rows.items()):
             y = k // ncol * block + j * (height + GAP)

@@ -195,3 +195,10 @@ def test_the_committed_faces_are_those_the_script_draws():
     face, image = next(iter(draw_set()))
     stored = np.asarray(Image.open(folder / f"{face.name}.png"), float)
     assert stored.shape == (256, 256, 3) and np.abs(stored - np.asarray(image, float)).mean() < 1
+
+
+def test_a_label_is_never_longer_than_its_row(tmp_path):
+    """Cut off at both ends, it would touch the top and the bottom of its row."""
+    figures.save_recon({"a label of many words": torch.ones(1, 3, 128, 128)}, tmp_path / "recon.png")
+    ink = (np.array(Image.open(tmp_path / "recon.png")).min(2) < 200).any(1).nonzero()[0]
+    assert 0 < ink.min() < 20 and 108 < ink.max() < 127
