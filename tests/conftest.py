@@ -9,6 +9,8 @@ import torch
 
 from abp import ABP, Config
 from data.draw import draw_set
+from deconv import Bilinear
+from models import GenNet
 from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,16 @@ def make_model(images):
     def make(start="warm", x=images, **options):
         return ABP(Config(**SMALL | options), x, start)
     return make
+
+
+def smooth_generator(nz=2, img_size=64, hidden=64, width=4):
+    """A generator that was not trained, of smooth pictures with contrast."""
+    torch.manual_seed(1)
+    net = GenNet(nz, img_size, hidden, width).requires_grad_(False)
+    for layer in net.deconv[::2]:
+        layer.weight.copy_(Bilinear()(2 * layer.weight[:, :, :1, :1]))
+    net.deconv[-2].weight.mul_(8)
+    return net
 
 
 class LinearNet(torch.nn.Module):

@@ -303,9 +303,9 @@ def test_the_range_of_the_panel_follows_the_latents():
 
 def test_every_option_has_a_type_a_meaning_and_a_range():
     for f in dataclasses.fields(Config):
-        assert f.type in (int, float, str) and len(f.metadata["meaning"]) > 10
+        assert f.type in (bool, int, float, str) and len(f.metadata["meaning"]) > 10
         assert type(f.default) is f.type
-        assert f.type is str or f.metadata["low"] <= f.default <= f.metadata["high"]
+        assert f.type in (str, bool) or f.metadata["low"] <= f.default <= f.metadata["high"]
 
 
 @pytest.mark.parametrize("option, value", [

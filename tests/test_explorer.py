@@ -9,14 +9,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, smooth_generator
 from PIL import Image
 
 import explorer
 from abp import ABP, Config
-from deconv import Bilinear
 from explorer import grid_images, principal_components, write_explorer
-from models import GenNet
 from results import generate
 from utils import to_pixels
 
@@ -38,14 +36,9 @@ def trained(images):
 def smooth(n=24, **options):
     """A random generator of the shape that the options ask for, with contrast, and n latents."""
     config = Config(**{"img_size": 128, "hidden": 64, "width": 4} | options)
-    torch.manual_seed(1)
-    net = GenNet(config.nz, config.img_size, config.hidden, config.width)
-    with torch.no_grad():
-        net.code[0].weight /= config.prior_sigma
-        for layer in net.deconv[::2]:
-            layer.weight.copy_(Bilinear()(2 * layer.weight[:, :, :1, :1]))
-        net.deconv[-2].weight *= 8
-    return config, net.requires_grad_(False), config.prior_sigma * torch.randn(n, config.nz)
+    net = smooth_generator(config.nz, config.img_size, config.hidden, config.width)
+    net.code[0].weight /= config.prior_sigma
+    return config, net, config.prior_sigma * torch.randn(n, config.nz)
 
 
 @pytest.fixture

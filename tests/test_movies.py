@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import command
+from conftest import command, smooth_generator
 from PIL import Image, ImageSequence
 
 import movies
@@ -33,11 +33,8 @@ def psnr(a, b):
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A random smooth generator with contrast, and five latents."""
-    torch.manual_seed(1)
-    net = GenNet(2, 64, 64, 4, smooth=1).requires_grad_(False)
-    net.deconv[-2].weight.mul_(8)
-    return net, torch.randn(5, 2)
+    """A smooth generator, and five latents."""
+    return smooth_generator(), torch.randn(5, 2)
 
 
 # ---- the walk
@@ -160,9 +157,7 @@ def test_training_is_the_same_with_and_without_frames(make_model, tmp_path, monk
 @pytest.mark.parametrize("nz, img_size", [(2, 16), (1, 64), (3, 128)])
 def test_a_frame_is_the_panel_at_its_epoch(tmp_path, nz, img_size):
     config = Config(nz=nz, img_size=img_size, hidden=16, width=4, prior_sigma=2)
-    torch.manual_seed(1)
-    net = GenNet(nz, img_size, 16, 4, smooth=1)
-    net.requires_grad_(False).deconv[-2].weight.mul_(8)                    # contrast
+    net = smooth_generator(nz, img_size, 16)
     movies.save_frame(net, config, tmp_path / "frames", 12)
     with Image.open(tmp_path / "frames" / "0012.webp") as frame:
         seen = np.asarray(frame, float)

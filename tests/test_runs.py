@@ -132,7 +132,7 @@ def test_the_samples_picture_shows_draws_of_the_prior(finished):
 
 def test_checkpoints_are_plain_data(finished):
     checkpoint = torch.load(finished / "warm" / "checkpoint.pt", weights_only=True)
-    assert set(checkpoint) == set(utils.CHECKPOINT)
+    assert set(checkpoint) == {*utils.CHECKPOINT, "smooth"} and checkpoint["smooth"] == 0
     assert checkpoint["epoch"] == 6 and len(checkpoint["history"]) == 6 and checkpoint["z"].shape == (6, 2)
     assert checkpoint["image_names"] == [f"face_0{k}.png" for k in range(1, 7)]
 
