@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
+    "samplers",
     "fa",
 )
 

@@ -48,6 +48,19 @@ class Grid(NamedTuple):
         """log of the integral over the square, midpoint rule: log_density (cells^2,) -> ()."""
         return torch.logsumexp(log_density, 0) + math.log(self.area)
 
+    def masses(self, log_density, fine=8):
+        """Share of a density in each cell, normalised over the square, from fine x fine points in each.
+
+        log_density (m, 2) float64 -> (m,), up to a constant; returns (cells^2,) float64.
+        """
+        points = square(self.half, fine * self.cells).z
+        share = torch.softmax(log_density(points), 0)
+        return share.view(self.cells, fine, self.cells, fine).sum((1, 3)).flatten()
+
+    def draw(self, masses, n):
+        """n cell centres (n, 2), drawn with these probabilities."""
+        return self.z[torch.multinomial(masses, n, replacement=True)]
+
     def histogram(self, z):
         """Share of the points z (n, 2) in each cell -> (cells^2,); what lies outside is in none."""
         place = ((z.double() + self.half) / (2 * self.half) * self.cells).floor().long()
