@@ -1,11 +1,14 @@
 """The zoo's closed forms hold, for every model; and its frame: checks, the adversarial loop, the command."""
 import importlib
 import math
+import types
 
 import pytest
 import torch
 
-from zoo import core, measure, records, worlds
+from options import UserError
+from utils import read_json
+from zoo import core, measure, records, sheet, worlds
 from zoo.__main__ import main
 
 EXACT = [name for name in core.MODELS if hasattr(importlib.import_module(f"zoo.{name}"), "exact")]
@@ -78,13 +81,42 @@ def test_digits_are_split_once_and_for_all():
     ([], "no model was named"), (["nothing", "exact"], "--name must be one of"),
     (["fa", "fly"], "--action must be one of"),
     (["fa", "bench", "--seeds", "0"], "--seeds must be an integer from 1"),
-    (["readme", "--out", "nowhere"], "holds no record"),
+    (["abp", "exact"], "abp has no exact"), (["readme", "--out", "nowhere"], "holds no record"),
+    (["fa", "animals", "--data", "nowhere"], "no such folder"),
     (["fa", "exact", "--sees", "1"], "did you mean --seeds")])
 def test_bad_input_ends_in_one_line(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+class Copies:
+    """A model that has memorised the images it saw, and nothing else."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def sample(self, n):
+        return self.data[torch.arange(n) % len(self.data)]
+
+
+def test_the_sheet_shows_a_copier_for_what_it_is(faces, tmp_path, monkeypatch):
+    more = tmp_path / "faces"
+    more.mkdir()
+    for k, face in enumerate([*faces.iterdir()] * 2):
+        (more / f"{k}.png").write_bytes(face.read_bytes())
+    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
+    linear = importlib.import_module("zoo.fa")
+    monkeypatch.setattr(sheet, "SIDE", 16)
+    sheet.make([copier, linear], more, tmp_path, "sheet")
+    rows = {row["model"]: row for row in read_json(tmp_path / "sheet.json")["rows"]}
+    assert list(rows) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
+    assert rows["copier"]["copying"] == pytest.approx(0, abs=1e-3) and rows["copier"]["log_p"] is None
+    assert rows["FA"]["copying"] > 0.2 and rows["FA"]["bound"] == "exact"
+    assert rows["FA"]["parameters"] == 4 * 768 and math.isfinite(rows["FA"]["log_p"])
+    with pytest.raises(UserError, match="too few"):
+        sheet.make([linear], faces, tmp_path)
 
 
 def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkeypatch):

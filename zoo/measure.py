@@ -9,7 +9,7 @@ import torch
 
 from evaluation.density import Joint
 from evaluation.needles import find_modes, survey
-from evaluation.quadrature import log_evidence
+from evaluation.quadrature import log_evidence, ml_sigma
 from utils import squared_distances
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
@@ -90,7 +90,14 @@ def evidence(net, images, sigma, z, prior_sigma=1.0):
     searched for too, such as the means of an encoder.
     """
     joint = Joint(net, images, prior_sigma)
-    return log_evidence(joint, survey(joint), find_modes(joint, survey(joint), sigma, z), sigma)
+    plane = survey(joint)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
+
+
+def likeliest_sigma(net, images, z, prior_sigma=1.0):
+    """The sigma that maximises the mean log p(I; sigma) of images (n, c, h, w); z (n, 2) as of `evidence`."""
+    joint = Joint(net, images, prior_sigma)
+    return ml_sigma(joint, survey(joint), z)[0]
 
 
 def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):
