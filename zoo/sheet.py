@@ -25,13 +25,12 @@ HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "lo
          "copying": "to the nearest training / held-out image"}
 FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "spread": ".2f", "copying": ".2f"}
 NOTE = """
-Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each
-model. log p: mean over the held-out images, of the continuous density at the noise that is the likeliest for the training
-images; models without a density have none. Pair distance: mean distance of two samples, over that of two
-training images; near 0 all samples are the same. The last column: mean distance of samples to the nearest
-training image, over that to the nearest held-out one; near 0 samples are copies. There are fewer held-out
-images than training images, so that fresh faces too are below 1: the row of the real images says it of the
-held-out ones themselves.
+Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each.
+log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
+training images; models without a density have none. Pair distance: mean distance of two samples, over that of
+two training images; near 0 all samples are the same. Last column: mean distance of samples to the nearest
+training image, over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images
+than training images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
 """
 
 

@@ -54,9 +54,9 @@ class VAE(nn.Module):
     """
     exact = True                   # log_prob is log p itself, where nz is 2
 
-    def __init__(self, encoder, decoder, sigma=None, kl_share=1.0):
+    def __init__(self, encoder, decoder, sigma=None, nz=2, kl_share=1.0):
         super().__init__()
-        self.encoder, self.decoder, self.kl_share = encoder, decoder, kl_share
+        self.encoder, self.decoder, self.nz, self.kl_share = encoder, decoder, nz, kl_share
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma or 1.0)), requires_grad=sigma is None)
 
     @property
@@ -111,11 +111,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n):
         """g(z), z ~ N(0, I), without the noise: (n, *shape)."""
-        return self.decoder(torch.randn(n, self.encode_size))
-
-    @property
-    def encode_size(self):
-        return next(p for p in self.decoder.parameters() if p.dim() == 2).shape[1]
+        return self.decoder(torch.randn(n, self.nz))
 
     @torch.no_grad()
     def reconstruct(self, x):
@@ -179,7 +175,7 @@ def image_vae(config):
         channels, side = 2 * config.width, side // 2
     head = nn.Linear(channels * 16, 2 * config.nz)
     encoder = nn.Sequential(*layers, nn.Flatten(), head)
-    return VAE(encoder, decoder, config.mse_sigma)
+    return VAE(encoder, decoder, config.mse_sigma, config.nz)
 
 
 # ------------------------------------------------------------------------------------------------------ exact
