@@ -168,7 +168,7 @@ def _crossing(n=2000, burn=400, kept=100):
 
 def bench(seed=0):
     """Where the tuning targets come from, in 100 dimensions; and the posteriors of a generator."""
-    return [*_best_acceptance(), *_posteriors(seed)]
+    return [*_best_acceptance(), *_posteriors()]
 
 
 def _best_acceptance(d=100, n=10_000):
@@ -192,7 +192,7 @@ def _best_acceptance(d=100, n=10_000):
     ]
 
 
-def _posteriors(seed, n=500, burn=150, kept=100):
+def _posteriors(n=500, burn=150, kept=100):
     """p(z | I) of a random generator: 50,000 states of each sampler against the posterior on a grid.
 
     Chains begin as those of a cold start do, at draws of the prior that were chosen by their likelihood.
