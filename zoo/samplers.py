@@ -192,15 +192,15 @@ def _best_acceptance(d=100, n=10_000):
     ]
 
 
-def _posteriors(n=500, burn=150, kept=100):
-    """p(z | I) of a random generator: 50,000 states of each sampler against the posterior on a grid.
+def _posteriors(n=300, burn=40, kept=120):
+    """p(z | I) of a random generator: 36,000 states of each sampler against the posterior on a grid.
 
     Chains begin as those of a cold start do, at draws of the prior that were chosen by their likelihood.
     """
     net = frozen(GenNet(2, 16, hidden=64, width=4))
     with torch.no_grad():
         image = net(torch.randn(1, 2)) + 0.1 * torch.randn(1, 3, 16, 16)
-    posterior, grid = Posterior(net, image.expand(n, -1, -1, -1), SIGMA), square(4.5, 30)
+    posterior, grid = Posterior(net, image.expand(n, -1, -1, -1), SIGMA), square(4.5, 15)
     one = Posterior(net, image, SIGMA)
     mass = grid.masses(lambda z: -torch.cat([one.energy(part.float()) for part in z.split(1000)]).double())
     start = posterior.resample(torch.randn(2048, 2))
