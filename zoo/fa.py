@@ -33,13 +33,14 @@ class Factors:
         return self.linear.mean.numel() + self.linear.weights.numel() + self.linear.noise.numel()
 
     def sample(self, n):
-        """n items x = mu + W' z + eps (n, *shape), the noise included: it is part of the model."""
-        noise = self.linear.noise.sqrt() * torch.randn(n, self.linear.mean.numel(), dtype=torch.float64)
-        return self.mean_of(torch.randn(n, len(self.linear.weights))) + noise.view(n, *self.shape)
+        """E[x | z] = mu + W' z, z ~ N(0, I), without the noise, as a generator shows it: (n, *shape)."""
+        z = torch.randn(n, len(self.linear.weights), dtype=torch.float64)
+        return (self.linear.mean + z @ self.linear.weights).view(n, *self.shape)
 
-    def mean_of(self, z):
-        """E[x | z] = mu + W' z: (n, d) -> (n, *shape)."""
-        return (self.linear.mean + z.double() @ self.linear.weights).view(-1, *self.shape)
+    def draw(self, n):
+        """Items x ~ p(x), with their noise: (n, *shape) float64."""
+        noise = self.linear.noise.sqrt() * torch.randn(n, self.linear.mean.numel(), dtype=torch.float64)
+        return self.sample(n) + noise.view(n, *self.shape)
 
     def log_prob(self, x):
         """log p(x) in nats, (n, *shape) -> (n,) float64."""
@@ -105,7 +106,7 @@ def _unshrunk(model, x, eigenvalues):
 
 def _off_when_stretched(fit, stretch):
     """How far log p of a model fitted to a x is from log p of one fitted to x, less sum log a; nats."""
-    x = world(0).sample(500)
+    x = world(0).draw(500)
     plain, stretched = (fit(data, WORLD).log_density(data).mean() for data in (x, stretch.double() * x))
     return (stretched + stretch.double().log().sum() - plain).abs().item()
 
@@ -130,7 +131,7 @@ def bench(seed=0):
 
 def _found_again(seed):
     truth = world(seed)
-    train, test = truth.sample(1000), truth.sample(1000)
+    train, test = truth.draw(1000), truth.draw(1000)
     best = truth.log_prob(test).mean().item()
     models = {fit: [fit(train, d) for d in DIMENSIONS] for fit in (fit_fa, fit_pca)}
     held_out = {fit: [m.log_density(test).mean().item() for m in fits] for fit, fits in models.items()}
