@@ -58,8 +58,8 @@ def run(config):
 
 
 def _measure(model, config):
-    record = records.measure(model, config.action, range(config.seeds if config.action == "bench" else 1))
-    records.save(record, config.out)
+    seeds = range(config.seeds if config.action == "bench" else 1)
+    record = records.measure(model, config.action, seeds, config.out)
     print(f"{records.heading(record)}\n\n{records.table(record)}", flush=True)
     return records.passed(record)
 

@@ -14,17 +14,23 @@ README = Path(__file__).with_name("README.md")
 ACTIONS = ("exact", "bench")
 
 
-def measure(model, action, seeds):
-    """Run model.exact() or model.bench(seed) for each seed -> a record, as JSON can hold it."""
-    runs = []
+def measure(model, action, seeds, out):
+    """Run model.exact() or model.bench(seed) for each seed -> a record, as JSON can hold it.
+
+    out/MODEL_ACTION.json holds the seeds so far after each of them.
+    """
+    name, runs = model.__name__.split(".")[-1], []
+    record = {"model": name, "action": action, "threads": torch.get_num_threads(),
+              "torch": torch.__version__, "runs": runs}
+    Path(out).mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         set_seed(seed)
         began = time.perf_counter()
         checks = model.exact() if action == "exact" else model.bench(seed)
         seconds = time.perf_counter() - began
         runs.append({"seed": seed, "seconds": seconds, "checks": [_plain(check) for check in checks]})
-    return {"model": model.__name__.split(".")[-1], "action": action, "threads": torch.get_num_threads(),
-            "torch": torch.__version__, "runs": runs}
+        write_json(Path(out) / f"{name}_{action}.json", record)
+    return record
 
 
 def _plain(check):
@@ -48,14 +54,6 @@ def _check(plain):
 def passed(record):
     """Whether every check of every seed holds."""
     return all(_check(plain).ok for run in record["runs"] for plain in run["checks"])
-
-
-def save(record, out):
-    """Write out/MODEL_ACTION.json -> its path."""
-    path = Path(out) / f"{record['model']}_{record['action']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-    return path
 
 
 # ----------------------------------------------------------------------------------------------------- tables
