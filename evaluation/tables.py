@@ -22,7 +22,7 @@ def write_tables(folder, name, rows, heads=None, forms=None, row_forms=None):
              for row, form in zip(rows, row_forms, strict=True)]
     words = [all(isinstance(row[key], str) for row in rows) for key in keys]       # columns of words
     write_table(folder / f"{name}.csv", rows)
-    write_atomic(folder / f"{name}.md", _markdown(titles, cells, words))
+    write_atomic(folder / f"{name}.md", markdown(titles, cells, words))
     filled = [k for k, key in enumerate(keys) if any(row[key] is not None for row in rows)]
     filled = filled or range(len(keys))
 
@@ -38,7 +38,8 @@ def _text(value, form):
     return format(value, form) if isinstance(value, float) else str(value)
 
 
-def _markdown(titles, cells, words):
+def markdown(titles, cells, words):
+    """A Markdown table: titles and rows of texts; words: of each column, whether it holds words, set left."""
     rule = ["---" if word else "---:" for word in words]
     lines = [titles, rule, *cells]
     return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)

@@ -1,0 +1,111 @@
+"""What every model of the zoo shares: what it may be able to do, checks, and the one adversarial loop.
+
+A file of zoo/ holds one model: its networks, its objective and its bars, as functions of the module.
+
+    exact() -> list of Check            closed forms; seconds; every test run
+    bench(seed=0) -> list of Check      trained on data whose truth is known; minutes
+    animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet
+
+Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
+what draws otherwise. There is no base class: what a model can do is seen from what it has.
+"""
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+
+MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
+    "samplers",
+    "abp",
+    "vae",
+    "fa",
+)
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Every model: draws from what it learned."""
+
+    def sample(self, n: int) -> torch.Tensor:
+        """n items (n, ...), from torch's global generator."""
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A model whose density can be evaluated, or bounded from below."""
+    exact: bool                  # whether log_prob is the density itself, and no bound of it
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """log p(x) in nats, (n, ...) -> (n,)."""
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """A model whose density is known up to a constant: what samplers.py samples."""
+
+    def energy(self, x: torch.Tensor) -> torch.Tensor:
+        """-log p(x) up to a constant, in nats, (n, ...) -> (n,)."""
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """A model that explains given items."""
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Items like x (n, ...), as the model can make them."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measured value and the bounds within which it must lie.
+
+    controls  {what was broken on purpose: the value that this gives}. Each must lie outside the bounds: it is
+              the proof that the check can fail
+    """
+    name: str                    # what was measured, with its unit
+    value: float
+    lo: float = -math.inf
+    hi: float = math.inf
+    source: str = ""             # of the bounds: the paper and equation, or how they were chosen
+    controls: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if math.isinf(self.lo) and math.isinf(self.hi):
+            raise ValueError(f"{self.name}: a check without a bound cannot fail")
+
+    def within(self, value):
+        """Whether a value lies within the bounds; nan does not."""
+        return self.lo <= value <= self.hi
+
+    @property
+    def ok(self):
+        """Whether the value is within the bounds and every control is not."""
+        return self.within(self.value) and not any(map(self.within, self.controls.values()))
+
+
+def alternate(*players):
+    """One round of a game -> the last loss of each player, a list of floats.
+
+    players  (optimizer, loss, k): k steps on loss() -> (), in this order; each player's steps follow those of
+             the players before, whose new weights they see
+
+    A loss reaches the weights of its own optimizer alone: that of a generator leaves no gradient in the
+    discriminator through which it went.
+    """
+    losses = []
+    for optimizer, loss, k in players:
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        for _ in range(k):
+            value = loss()
+            optimizer.zero_grad(set_to_none=True)
+            value.backward(inputs=weights)
+            optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
+def n_parameters(*modules):
+    """How many numbers the modules learn."""
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -1,0 +1,129 @@
+"""How good a model is, as numbers: modes, densities on grids, distances between images.
+
+log p of a generator with a 2-D latent comes from evaluation/: `evidence` by its needles, `dense` by its grid.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+
+from evaluation.density import Joint
+from evaluation.needles import find_modes, survey
+from evaluation.quadrature import log_evidence, ml_sigma
+from utils import squared_distances
+
+REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
+
+
+class Coverage(NamedTuple):
+    """How points cover a mixture."""
+    modes: int                   # modes that hold at least their least share of the points
+    quality: float               # share of the points within REACH stds of a centre
+    kl: float                    # KL(shares of the modes among the good points || uniform), nats
+
+
+def coverage(x, world, least=0.01):
+    """Coverage of a `worlds.Mixture` by points x (n, d).
+
+    A good point is within REACH stds of its nearest centre, and a mode counts if it has at least `least` of
+    all points as good ones: a single stray point discovers nothing.
+    """
+    distance, nearest = torch.cdist(x, world.centres).min(1)
+    good = nearest[distance <= REACH * world.sd]
+    k = len(world.centres)
+    counts = torch.bincount(good, minlength=k).double()
+    share = counts / max(1, len(good))
+    kl = torch.special.xlogy(share, share * k).sum().item() if len(good) else math.inf
+    return Coverage(int((counts >= least * len(x)).sum()), len(good) / len(x), kl)
+
+
+class Grid(NamedTuple):
+    """Cell centres of a square [-half, half]^2, float64."""
+    z: torch.Tensor              # (cells^2, 2), z_1 slow, z_2 fast
+    cells: int                   # a side
+    half: float
+    area: float                  # of a cell
+
+    def log_integral(self, log_density):
+        """log of the integral over the square, midpoint rule: log_density (cells^2,) -> ()."""
+        return torch.logsumexp(log_density, 0) + math.log(self.area)
+
+    def masses(self, log_density, fine=8):
+        """Share of a density in each cell, normalised over the square, from fine x fine points in each.
+
+        log_density (m, 2) float64 -> (m,), up to a constant; returns (cells^2,) float64.
+        """
+        points = square(self.half, fine * self.cells).z
+        share = torch.softmax(log_density(points), 0)
+        return share.view(self.cells, fine, self.cells, fine).sum((1, 3)).flatten()
+
+    def draw(self, masses, n):
+        """n cell centres (n, 2), drawn with these probabilities."""
+        return self.z[torch.multinomial(masses, n, replacement=True)]
+
+    def histogram(self, z):
+        """Share of the points z (n, 2) in each cell -> (cells^2,); what lies outside is in none."""
+        place = ((z.double() + self.half) / (2 * self.half) * self.cells).floor().long()
+        place = place[((place >= 0) & (place < self.cells)).all(1)]
+        counts = torch.bincount(place[:, 0] * self.cells + place[:, 1], minlength=self.cells**2)
+        return counts.double() / len(z)
+
+
+def square(half, cells):
+    """A grid of cells x cells over [-half, half]^2 -> Grid."""
+    axis = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * half
+    return Grid(torch.cartesian_prod(axis, axis), cells, half, (2 * half / cells) ** 2)
+
+
+def total_variation(p, q):
+    """1/2 sum |p - q| of two distributions over the same cells, with what each has outside: in [0, 1]."""
+    outside = (p.sum() - q.sum()).abs()
+    return ((p - q).abs().sum() + outside).item() / 2
+
+
+# ------------------------------------------------------------------- generators with a latent of 2 dimensions
+
+def evidence(net, images, sigma, z, prior_sigma=1.0):
+    """log p(I; sigma) of images (n, c, h, w) by adaptive quadrature -> evaluation.quadrature.Evidence.
+
+    net as GenNet, with forward, jacobian and the parts code and deconv; z (n, 2) places from which modes are
+    searched for too, such as the means of an encoder.
+    """
+    joint = Joint(net, images, prior_sigma)
+    plane = survey(joint)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
+
+
+def likeliest_sigma(net, images, z, prior_sigma=1.0):
+    """The sigma that maximises the mean log p(I; sigma) of images (n, c, h, w); z (n, 2) as of `evidence`."""
+    joint = Joint(net, images, prior_sigma)
+    return ml_sigma(joint, survey(joint), z)[0]
+
+
+def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):
+    """log p(I; sigma) by the midpoint rule over (-reach, reach)^2 stds of the prior -> (n,) float64, nats.
+
+    For posteriors that are wider than a cell, 2 reach / cells.
+    """
+    joint = Joint(net, images, prior_sigma)
+    plane = survey(joint, reach, cells)
+    index = torch.arange(len(images))[:, None]
+    return joint.log_joint(plane.squared_error, index, plane.z, sigma).logsumexp(1) + math.log(plane.area)
+
+
+# ----------------------------------------------------------------------------------------------------- images
+
+def pair_distance(x):
+    """Mean distance between two of the items x (n, ...), over all pairs: 0 if all are the same."""
+    return torch.pdist(x.flatten(1)).mean().item()
+
+
+def nearest(x, images, itself=False):
+    """Mean distance of the items x (n, c, h, w) to the nearest of images (m, c, h, w).
+
+    itself: x are those images, and each looks for the nearest other one.
+    """
+    distances = squared_distances(x, images).clamp(min=0).sqrt()
+    if itself:
+        distances.fill_diagonal_(math.inf)
+    return distances.amin(1).mean().item()
