@@ -17,6 +17,8 @@ import torch
 
 MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
     "fa",
+    "desnet",
+    "gan",
 )
 
 
