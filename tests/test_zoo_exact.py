@@ -1,11 +1,15 @@
 """The zoo's closed forms hold, for every model; and its frame: checks, the adversarial loop, the command."""
 import importlib
 import math
+import types
 
 import pytest
 import torch
 
-from zoo import core, measure, records, worlds
+from abp import Config
+from options import UserError
+from utils import read_json
+from zoo import abp, core, fa, measure, records, sheet, vae, worlds
 from zoo.__main__ import main
 
 EXACT = [name for name in core.MODELS if hasattr(importlib.import_module(f"zoo.{name}"), "exact")]
@@ -78,7 +82,8 @@ def test_digits_are_split_once_and_for_all():
     ([], "no model was named"), (["nothing", "exact"], "--name must be one of"),
     (["fa", "fly"], "--action must be one of"),
     (["fa", "bench", "--seeds", "0"], "--seeds must be an integer from 1"),
-    (["readme", "--out", "nowhere"], "holds no record"),
+    (["abp", "exact"], "abp has no exact"), (["readme", "--out", "nowhere"], "holds no record"),
+    (["fa", "animals", "--data", "nowhere"], "no such folder"),
     (["fa", "exact", "--sees", "1"], "did you mean --seeds")])
 def test_bad_input_ends_in_one_line(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -87,14 +92,68 @@ def test_bad_input_ends_in_one_line(argv, message, capsys, tmp_path, monkeypatch
     assert message in error and error.count("\n") == 1
 
 
+@pytest.fixture(params=["abp", "vae", "fa"])
+def trained(request, images):
+    """A model of the zoo, fitted for a moment to six faces of 16 x 16, and those faces."""
+    config = abp.settings(16, n_epochs=3, learn_num_steps=2, hidden=32, width=2, prior_draws=16)
+    return {"abp": lambda: abp.Alternating(config, images), "fa": lambda: fa.animals(images),
+            "vae": lambda: vae.fit_images(vae.image_vae(config), images, config)}[request.param](), images
+
+
+def test_a_model_draws_explains_and_weighs_images(trained):
+    model, images = trained
+    assert isinstance(model, core.Sampler) and isinstance(model, core.Coder)
+    assert isinstance(model, core.Density) and model.exact
+    samples, again = model.sample(5), model.reconstruct(images)
+    assert samples.shape == (5, 3, 16, 16) and again.shape == images.shape
+    assert not torch.equal(samples[0], samples[1])
+    error = (again - images).square().mean()
+    assert error < (images - 0.5).square().mean()         # a flat picture explains less
+    log_p = model.log_prob(images)
+    assert log_p.shape == (6,) and log_p.isfinite().all()
+    assert (log_p > model.log_prob(torch.randn(6, 3, 16, 16).clamp(-1, 1))).all()
+    assert model.n_parameters > 768
+
+
+def test_settings_keep_the_energy_of_a_picture_of_another_side():
+    assert abp.settings(128).mse_sigma == Config().mse_sigma
+    assert abp.settings(64, seed=3).mse_sigma == Config().mse_sigma / 2 and abp.settings(64, seed=3).seed == 3
+
+
+class Copies:
+    """A model that has memorised the images it saw, and nothing else."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def sample(self, n):
+        return self.data[torch.arange(n) % len(self.data)]
+
+
+def test_the_sheet_shows_a_copier_for_what_it_is(faces, tmp_path, monkeypatch):
+    more = tmp_path / "faces"
+    more.mkdir()
+    for k, face in enumerate([*faces.iterdir()] * 2):
+        (more / f"{k}.png").write_bytes(face.read_bytes())
+    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
+    monkeypatch.setattr(sheet, "SIDE", 16)
+    sheet.make([copier, fa], more, tmp_path, "sheet")
+    rows = {row["model"]: row for row in read_json(tmp_path / "sheet.json")["rows"]}
+    assert list(rows) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
+    assert rows["copier"]["copying"] == pytest.approx(0, abs=1e-3) and rows["copier"]["log_p"] is None
+    assert rows["FA"]["copying"] > 0.2 and rows["FA"]["bound"] == "exact"
+    assert rows["FA"]["parameters"] == 4 * 768 and math.isfinite(rows["FA"]["log_p"])
+    with pytest.raises(UserError, match="too few"):
+        sheet.make([fa], faces, tmp_path)
+
+
 def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkeypatch):
-    model = importlib.import_module("zoo.fa")
     checks = [core.Check("good", 1.0, hi=2.0, source="by hand"),
               core.Check("bad", math.inf, hi=2.0, source="by hand", controls={"broken": 3.0})]
-    monkeypatch.setattr(model, "exact", lambda: checks)
+    monkeypatch.setattr(fa, "exact", lambda: checks)
     assert main(["fa", "exact", f"--out={tmp_path}"]) == 1
     assert "| bad | inf | ≤ 2 | broken: 3 | **FAILED** | by hand |" in capsys.readouterr().out
-    monkeypatch.setattr(model, "exact", lambda: checks[:1])
+    monkeypatch.setattr(fa, "exact", lambda: checks[:1])
     monkeypatch.setattr(records, "README", tmp_path / "README.md")
     assert main(["fa", "exact", f"--out={tmp_path}"]) == 0
     assert main(["readme", f"--out={tmp_path}"]) == 0

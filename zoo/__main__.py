@@ -2,7 +2,7 @@
 
     python -m zoo NAME exact                       closed forms, seconds
     python -m zoo NAME bench --seeds 3             trained where the truth is known, minutes
-    python -m zoo NAME animals --data FOLDER       a row of animals by the model, and how it compares
+    python -m zoo NAME animals --data FOLDER       a row of animals by the model, and what they are worth
     python -m zoo all exact                        every model in turn; likewise bench and animals
     python -m zoo readme                           zoo/README.md from what was measured
 
@@ -12,7 +12,9 @@ import importlib
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
+from abp import data_folder
 from options import Interrupted, UserError, check, exit_status, option, parse_args
 from zoo import records
 from zoo.core import MODELS
@@ -46,9 +48,11 @@ def run(config):
         has = [action for action in ACTIONS if hasattr(models[0], action)]
         raise UserError(f"{config.name} has no {config.action}; it has {' and '.join(has)}")
     if config.action == "animals":
-        from zoo import sheet  # the images' libraries are not needed for checks
+        from zoo import sheet  # matplotlib and the rest are not needed for checks
 
-        print(sheet.make(able, config.data, config.out))
+        stem = "animals" if config.name == "all" else f"{config.name}_animals"
+        sheet.make(able, data_folder(config), config.out, stem)
+        print(Path(config.out, f"{stem}.md").read_text(encoding="utf-8"))
         return True
     return all([_measure(model, config) for model in able])
 

@@ -6,7 +6,8 @@ A file of zoo/ holds one model: its networks, its objective and its bars, as fun
     bench(seed=0) -> list of Check      trained on data whose truth is known; minutes
     animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet
 
-Any of them may be missing. There is no base class: what a model can do is seen from what it has.
+Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
+what draws otherwise. There is no base class: what a model can do is seen from what it has.
 """
 import math
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
+    "samplers",
+    "abp",
+    "vae",
     "fa",
     "desnet",
     "gan",

@@ -9,7 +9,7 @@ import torch
 
 from evaluation.density import Joint
 from evaluation.needles import find_modes, survey
-from evaluation.quadrature import log_evidence
+from evaluation.quadrature import log_evidence, ml_sigma
 from utils import squared_distances
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
@@ -48,6 +48,19 @@ class Grid(NamedTuple):
         """log of the integral over the square, midpoint rule: log_density (cells^2,) -> ()."""
         return torch.logsumexp(log_density, 0) + math.log(self.area)
 
+    def masses(self, log_density, fine=8):
+        """Share of a density in each cell, normalised over the square, from fine x fine points in each.
+
+        log_density (m, 2) float64 -> (m,), up to a constant; returns (cells^2,) float64.
+        """
+        points = square(self.half, fine * self.cells).z
+        share = torch.softmax(log_density(points), 0)
+        return share.view(self.cells, fine, self.cells, fine).sum((1, 3)).flatten()
+
+    def draw(self, masses, n):
+        """n cell centres (n, 2), drawn with these probabilities."""
+        return self.z[torch.multinomial(masses, n, replacement=True)]
+
     def histogram(self, z):
         """Share of the points z (n, 2) in each cell -> (cells^2,); what lies outside is in none."""
         place = ((z.double() + self.half) / (2 * self.half) * self.cells).floor().long()
@@ -77,7 +90,14 @@ def evidence(net, images, sigma, z, prior_sigma=1.0):
     searched for too, such as the means of an encoder.
     """
     joint = Joint(net, images, prior_sigma)
-    return log_evidence(joint, survey(joint), find_modes(joint, survey(joint), sigma, z), sigma)
+    plane = survey(joint)
+    return log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
+
+
+def likeliest_sigma(net, images, z, prior_sigma=1.0):
+    """The sigma that maximises the mean log p(I; sigma) of images (n, c, h, w); z (n, 2) as of `evidence`."""
+    joint = Joint(net, images, prior_sigma)
+    return ml_sigma(joint, survey(joint), z)[0]
 
 
 def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):

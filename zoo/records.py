@@ -113,6 +113,17 @@ measurements took the seconds in their headings, on {threads} thread(s) of a ser
 """
 
 
+def _animals(out):
+    """The section of the animals; the sheet, too, if it is of the images of this repository."""
+    record = read_json(out / "animals.json")
+    picture = ""
+    if record["data"] == "data/drawn":
+        write_atomic(README.with_name("animals.png"), (out / "animals.png").read_bytes())
+        picture = "![A row of animals for each model](animals.png)\n\n"
+    table = (out / "animals.md").read_text(encoding="utf-8")
+    return f"## Animals of {record['data']}\n\n{picture}{table}\n{record['note']}"
+
+
 def write_readme(out):
     """zoo/README.md from the records in the folder `out`. Raises UserError if there is none."""
     records = [read_json(path) for name in MODELS for action in ACTIONS
@@ -124,8 +135,7 @@ def write_readme(out):
         parts += [f"## {heading(record)}\n\n{table(record)}" for record in records]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{out}: holds a record that is broken ({error}); measure anew") from None
-    animals = Path(out) / "animals.md"
-    if animals.is_file():
-        parts.append(f"## Animals\n\n{animals.read_text(encoding='utf-8')}")
+    if Path(out, "animals.json").is_file():
+        parts.append(_animals(Path(out)))
     write_atomic(README, "\n".join(parts))
     return README
