@@ -20,15 +20,17 @@ With few steps from a fixed start and d so small that drift beats noise, what is
 make images like the data, and more steps leave them (Nijkamp et al., On the Anatomy of MCMC-based Maximum
 Likelihood Learning of Energy-Based Models, AAAI 2020: non-convergent learning). `bench` measures by how much.
 """
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from samplers import langevin, mala
-from utils import set_seed
-from zoo import measure, worlds
+from utils import load_img_tensors, set_seed
+from zoo import core, measure, worlds
 from zoo.core import Check
 
-
+FACES, STEPS = Path(__file__).parent.parent / "data/drawn", 150
 LONG = 100                       # runs of T steps from the Gaussian that make a sample of a persistent model
 
 
@@ -42,19 +44,28 @@ class DesNet:
     start    real items (n, ...) -> where chains of step (1) begin; None: they go on from where those of the
              step before ended (persistent), at first from the Gaussian
     sampler  one of samplers.py
-    lr       learning rate of Adam, which falls along a line to 0
+    noise    std of noise on the real items of step (2): chains end noisy, and where items are few f would go
+             on forever to tell them from the clean ones
+    lr       learning rate of Adam, which falls along a line to 0; beta1 its decay of the mean gradient
     batch    items of step (2), and chains of step (1)
 
     Raises ValueError if d is not below 2 sigma.
     """
 
-    def __init__(self, net, sigma, step, n_steps, *, start=None, sampler=langevin, lr=1e-3, batch=256):
+    def __init__(self, net, sigma, step, n_steps, *, start=None, sampler=langevin, noise=0.0, lr=1e-3,
+                 beta1=0.9, batch=256):
         if not 0 < step < 2 * sigma:
             raise ValueError(f"step must be below 2 sigma = {2 * sigma}, where the Gaussian alone makes the "
                              f"chains diverge, not {step}")
         self.net, self.sigma, self.step, self.n_steps = net, sigma, step, n_steps
-        self.start, self.sampler, self.lr, self.batch = start, sampler, lr, batch
+        self.start, self.sampler, self.noise = start, sampler, noise
+        self.lr, self.beta1, self.batch = lr, beta1, batch
         self.history = []                        # n after each step (2)
+
+    @property
+    def n_parameters(self):
+        """How many numbers are learned."""
+        return core.n_parameters(self.net)
 
     def energy(self, y):
         """U(Y) = |Y|^2 / (2 sigma^2) - f(Y): (n, ...) -> (n,)."""
@@ -71,13 +82,13 @@ class DesNet:
     def fit(self, data, *, steps, seed=0):
         """Steps (1) and (2), `steps` times, on data (n, ...) -> self."""
         set_seed(seed)
-        optimizer = torch.optim.Adam(self.net.parameters(), self.lr)
+        optimizer = torch.optim.Adam(self.net.parameters(), self.lr, (self.beta1, 0.999))
         chains = self.sigma * torch.randn(self.batch, *data.shape[1:])
         self.data = data
         for step in range(steps):
             real = data[torch.randint(len(data), (self.batch,))] if self.batch < len(data) else data
             chains = self.synthesise(chains if self.start is None else self.start(real))          # step (1)
-            loss = self.loss(real, chains)                                                        # step (2)
+            loss = self.loss(real + self.noise * torch.randn_like(real), chains)                  # step (2)
             optimizer.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -117,16 +128,24 @@ def point_net(width=64):
                          nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1), nn.Flatten(0))
 
 
-def image_net(size):
-    """f of images: 64 filters 4 x 4 of stride 2, 128 filters 2 x 2 of stride 1, one linear unit.
+class ImageNet(nn.Module):
+    """f of images (n, 3, size, size) -> (n,): 64 filters 4 x 4, stride 2; 128 filters 2 x 2; one unit.
 
     No batch normalisation: in training mode f(Y_i) would depend on the other images, and exp(f) would be no
-    density of one.
+    density of one. f is the network's value over sigma^2, so that its slope is of the size of a pixel at the
+    modes of p, where Y = sigma^2 df/dY, and Adam need not first carry the weights there.
     """
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2),                            # (n, 64, size/2, size/2)
-        nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(64, 128, 2), nn.LeakyReLU(0.2),    # (n, 128, size/2, size/2)
-        nn.Flatten(), nn.Linear(128 * (size // 2) ** 2, 1), nn.Flatten(0))       # (n,)
+
+    def __init__(self, size, sigma=1.0):
+        super().__init__()
+        self.sigma = sigma
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2),                          # (n, 64, size/2, size/2)
+            nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(64, 128, 2), nn.LeakyReLU(0.2),  # (n, 128, size/2, size/2)
+            nn.Flatten(), nn.Linear(128 * (size // 2) ** 2, 1), nn.Flatten(0))     # (n,)
+
+    def forward(self, y):
+        return self.layers(y) / self.sigma**2
 
 
 # ------------------------------------------------------------------------------------------------------ exact
@@ -196,7 +215,7 @@ def _gradient():
 def _alone():
     """f of an image does not depend on the images beside it."""
     set_seed(2)
-    net, y = image_net(16), torch.randn(4, 3, 16, 16)
+    net, y = ImageNet(16).layers, torch.randn(4, 3, 16, 16)
     batch = nn.Sequential(*net[:1], nn.BatchNorm2d(64), *net[1:])
 
     def off(net):
@@ -252,3 +271,43 @@ def _ring(seed):
         Check("ring: points within 3 sd", got.quality, 0.93, 1.0, "the truth has .989",
               {"one run of T steps from the Gaussian": early.quality}),
     ]
+
+
+def _faces(seed):
+    """The drawn faces at 64 x 64: what chains must match, and what ten times as many steps make of it."""
+    data, _ = load_img_tensors(FACES, 64)
+    model = animals(data, seed)
+    history = torch.tensor(model.history[-len(model.history) // 3:])
+    begin = mean_colour(data)
+    fake = model.synthesise(begin)
+    far = model.synthesise(fake, 9 * model.n_steps)
+
+    def features(y):
+        """Mean of each of the 64 first filters, rectified: (n, 3, 64, 64) -> (64,)."""
+        with torch.no_grad():
+            return model.net.layers[0](y).relu().mean((0, 2, 3))
+
+    def off(y):
+        return ((features(y) - features(data)).norm() / features(data).norm()).item()
+
+    return [
+        Check("faces: n crosses 0, last third [share of steps]",
+              (history.sign().diff() != 0).float().mean().item(), 0.1, 1.0, "chosen beforehand"),
+        Check("faces: |mean of n| over its std, last third", abs(history.mean() / history.std()).item(),
+              hi=1.0, source="chosen beforehand"),
+        Check("faces: mean of the first filters, chains off data [share]", off(fake), hi=0.15,
+              source="chosen beforehand", controls={"where chains start": off(begin)}),
+        Check("faces: pixels after 10 T steps, root mean square", far.square().mean().sqrt().item(), hi=1.0,
+              source="a picture's pixels are in [-1, 1]"),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- animals
+
+def animals(data, seed=0, steps=STEPS):
+    """The descriptor of images (n, 3, S, S) in [-1, 1]: T = 10 steps from each image's own mean colour."""
+    set_seed(seed)
+    sigma = 0.05
+    model = DesNet(ImageNet(data.shape[-1], sigma), sigma, 0.03, 10, start=mean_colour, noise=0.03, lr=3e-4,
+                   beta1=0.5, batch=12)
+    return model.fit(data, steps=steps, seed=seed)

@@ -75,6 +75,11 @@ class GAN:
         self.fixed_z = torch.randn(64, nz)       # the same places of z all through training, to watch G move
         self.history = []                        # the value V and the loss of G after each round
 
+    @property
+    def n_parameters(self):
+        """How many numbers are learned, those of the discriminator too."""
+        return core.n_parameters(self.generator, self.discriminator)
+
     def logits(self, x):
         """a of items (n, c, ...), packed and augmented as in training -> (n / pack,)."""
         x = x if self.augment is None else self.augment(x)
