@@ -132,20 +132,27 @@ class ImageNet(nn.Module):
     """f of images (n, 3, size, size) -> (n,): 64 filters 4 x 4, stride 2; 128 filters 2 x 2; one unit.
 
     No batch normalisation: in training mode f(Y_i) would depend on the other images, and exp(f) would be no
-    density of one. f is the network's value over sigma^2, so that its slope is of the size of a pixel at the
-    modes of p, where Y = sigma^2 df/dY, and Adam need not first carry the weights there.
+    density of one. f is the network's value times 10 / sigma^2: a mode of p is where Y = sigma^2 df/dY, and
+    Adam, blind to the scale of f, need not carry weights that small up to it. The last unit starts at 0, so
+    that p starts as the Gaussian; the filters start smooth, as pictures are, tapered so that neighbours that
+    overlap leave no lattice of stride 2.
     """
 
     def __init__(self, size, sigma=1.0):
         super().__init__()
-        self.sigma = sigma
+        self.scale = 10 / sigma**2
         self.layers = nn.Sequential(
             nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2),                          # (n, 64, size/2, size/2)
             nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(64, 128, 2), nn.LeakyReLU(0.2),  # (n, 128, size/2, size/2)
             nn.Flatten(), nn.Linear(128 * (size // 2) ** 2, 1), nn.Flatten(0))     # (n,)
+        taper = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+        with torch.no_grad():
+            filters, last = self.layers[0].weight, self.layers[-2].weight
+            filters.add_(0.08 * torch.randn(64, 3, 1, 1)).mul_(taper[:, None] * taper)
+            last.zero_()
 
     def forward(self, y):
-        return self.layers(y) / self.sigma**2
+        return self.scale * self.layers(y)
 
 
 # ------------------------------------------------------------------------------------------------------ exact
@@ -216,6 +223,7 @@ def _alone():
     """f of an image does not depend on the images beside it."""
     set_seed(2)
     net, y = ImageNet(16).layers, torch.randn(4, 3, 16, 16)
+    nn.init.normal_(net[-2].weight)
     batch = nn.Sequential(*net[:1], nn.BatchNorm2d(64), *net[1:])
 
     def off(net):
@@ -309,5 +317,5 @@ def animals(data, seed=0, steps=STEPS):
     set_seed(seed)
     sigma = 0.05
     model = DesNet(ImageNet(data.shape[-1], sigma), sigma, 0.03, 10, start=mean_colour, noise=0.03, lr=3e-4,
-                   beta1=0.5, batch=12)
+                   beta1=0.5, batch=9)
     return model.fit(data, steps=steps, seed=seed)
