@@ -30,7 +30,7 @@ from utils import load_img_tensors, set_seed
 from zoo import core, measure, worlds
 from zoo.core import Check
 
-FACES, STEPS = Path(__file__).parent.parent / "data/drawn", 150
+FACES, STEPS = Path(__file__).parent.parent / "data/drawn", 130
 LONG = 100                       # runs of T steps from the Gaussian that make a sample of a persistent model
 
 

@@ -126,8 +126,8 @@ class GAN:
 
 def mlp(n_in, n_out, width=128):
     """Two hidden layers: (n, n_in) -> (n, n_out)."""
-    return nn.Sequential(nn.Linear(n_in, width), nn.LeakyReLU(0.2),
-                         nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, n_out))
+    return nn.Sequential(nn.Linear(n_in, width), nn.ReLU(),
+                         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_out))
 
 
 def tell_apart(real, fake, steps=1000, width=128):
