@@ -21,6 +21,8 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "abp",
     "vae",
     "fa",
+    "desnet",
+    "gan",
 )
 
 

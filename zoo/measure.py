@@ -127,3 +127,12 @@ def nearest(x, images, itself=False):
     if itself:
         distances.fill_diagonal_(math.inf)
     return distances.amin(1).mean().item()
+
+
+def class_shares(x, images, labels):
+    """Share of each class among items x (n, d), each judged by its 3 nearest of images (m, d) -> (classes,).
+
+    labels (m,) from 0; of three different ones the least counts.
+    """
+    votes = labels[torch.cdist(x, images).topk(3, largest=False).indices].mode(1).values
+    return torch.bincount(votes, minlength=int(labels.max()) + 1) / len(x)
