@@ -41,7 +41,7 @@ PICTURES = {                # name in docs/: (file in the run folder, widest, in
     "plane.png": ("evaluation/warm/latent_plane.png", 1100),
     "occlusion.jpg": ("evaluation/occlusion_pepper_0.9.png", 1100),
 }
-MOVIES = ("walk.webp", "training.webp")
+MOVIES = {"walk.webp": (128, 2), "training.webp": (288, 1)}      # widest; one frame in so many
 WINDOW = (1280, 800)        # of the explorer's picture
 
 
@@ -98,8 +98,8 @@ def draw(run):
     for name, (file, widest) in PICTURES.items():
         if (run / file).is_file():
             shrink(run / file, DOCS / name, widest)
-    for name in MOVIES:
-        shutil.copyfile(run / "warm" / name, DOCS / name)
+    for name, (widest, every) in MOVIES.items():
+        shrink_movie(run / "warm" / name, DOCS / name, widest, every)
     photograph(run / "warm" / "explorer.html", DOCS / "explorer.jpg")
 
 
@@ -113,6 +113,23 @@ def shrink(source, target, widest):
         picture.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     else:
         picture.save(target, quality=85, optimize=True)
+
+
+def shrink_movie(source, target, widest, every):
+    """An animated WebP with one frame in `every`, each shown so much longer, no wider than `widest`."""
+    frames, durations = [], []
+    with Image.open(source) as movie:
+        for k in range(movie.n_frames):
+            movie.seek(k)
+            movie.load()                                 # what knows the duration of this frame
+            if k % every == 0:
+                height = round(movie.height * min(1, widest / movie.width))
+                frames.append(movie.convert("RGB").resize((min(widest, movie.width), height),
+                                                          Image.Resampling.LANCZOS))
+                durations.append(0)
+            durations[-1] += movie.info["duration"]
+    frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60,
+                   method=4)
 
 
 def photograph(page, target):

@@ -91,3 +91,19 @@ def test_pictures_are_no_wider_than_they_are_shown(tmp_path):
         showcase.shrink(tmp_path / "a.png", tmp_path / name, 20)
         with Image.open(tmp_path / name) as picture:
             assert picture.size == (20, 10)
+
+
+def test_movies_lose_frames_and_no_time(tmp_path):
+    frames = [Image.fromarray(np.full((20, 40, 3), 40 * k, np.uint8)) for k in range(5)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:],
+                   duration=[10, 20, 30, 40, 50])
+    showcase.shrink_movie(tmp_path / "a.webp", tmp_path / "b.webp", 10, 2)
+    with Image.open(tmp_path / "b.webp") as movie:
+        assert movie.size == (10, 5) and movie.n_frames == 3 and movie.info["loop"] == 0
+        durations = []
+        for k in range(3):
+            movie.seek(k)
+            movie.load()
+            durations.append(movie.info["duration"])
+            assert abs(int(movie.convert("RGB").getpixel((5, 2))[0]) - 80 * k) < 4
+    assert durations == [30, 70, 50]
