@@ -128,11 +128,12 @@ def _fit_fold(config, images, names, held_out, device, precision):
     for _ in model.train():
         pass
     net = frozen(model.net)
-    z = infer(net, test, config)
+    train_z, z = model.z.cpu(), infer(net, test, config).cpu()
+    net.cpu()
     none = torch.full((len(test),), math.nan, dtype=torch.float64)
     log_p = none if config.nz != 2 else log_density(
-        net.cpu(), config.prior_sigma, train, model.z.cpu(), test, z.cpu(), DTYPES[precision])
-    fits = {("ABP", config.nz): _fit(train, generate(net, model.z), test, generate(net, z), log_p)}
+        net, config.prior_sigma, train, train_z, test, z, DTYPES[precision])
+    fits = {("ABP", config.nz): _fit(train, generate(net, train_z), test, generate(net, z), log_p)}
     fits |= {(m.name, len(m.weights)): _fit(train, m.reconstruct(train), test, m.reconstruct(test),
                                             m.log_density(test)) for m in linear.fit_all(train)}
     nearest = train[squared_distances(test, train).argmin(1)]

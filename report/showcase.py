@@ -9,7 +9,6 @@ whose results are there already are not run again, so that an interrupted showca
 """
 import argparse
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ README, DOCS = ROOT / "README.md", ROOT / "docs"
 sys.path.insert(0, str(ROOT))
 
 from options import UserError, exit_status  # noqa: E402  the program lies one folder up
-from utils import write_atomic, write_json  # noqa: E402
+from utils import read_json, write_atomic, write_json  # noqa: E402
 
 # the command as a user types it, and the file in the run folder that shows it has ended
 TRAIN = ("python abp.py", "metrics.md")
@@ -87,7 +86,7 @@ def compute(run, command, file, *arguments):
 def times(run):
     """{command: seconds} of what this program ran."""
     path = run / "showcase.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 # ---- pictures
@@ -181,8 +180,7 @@ def read(path):
 
 
 def results(run):
-    metrics = {start: json.loads((run / start / "metrics.json").read_text(encoding="utf-8"))
-               for start in ("warm", "cold")}
+    metrics = {start: read_json(run / start / "metrics.json") for start in ("warm", "cold")}
     summary = {row["quantity"]: row for row in read(run / "evaluation" / "summary.csv")}
 
     def row(title, text):
@@ -235,7 +233,7 @@ def warm_cold(folder):
 
 
 def commands(run):
-    record = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    record = read_json(run / "config.json")
     lines = [[f"`{command}`", f"{seconds / 60:.1f} min"] for command, seconds in times(run).items()]
     return markdown(["command", "time"], lines) + (
         f"\n24 drawn faces, 128 x 128, seed 1, on {record['machine']}, {record['threads']} threads, "
