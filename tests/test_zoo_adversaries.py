@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from utils import set_seed, to_side
-from zoo import desnet, gan, worlds
+from zoo import core, desnet, gan, worlds
 
 
 def test_a_step_at_which_the_gaussian_alone_diverges_is_refused():
@@ -14,18 +14,19 @@ def test_a_step_at_which_the_gaussian_alone_diverges_is_refused():
 
 def test_packs_that_do_not_fill_a_batch_are_refused():
     with pytest.raises(ValueError, match="pack divide batch"):
-        gan.ring_gan(pack=3, batch=128)
+        gan.points_gan(pack=3, batch=128)
     with pytest.raises(ValueError, match="k must be at least 1"):
-        gan.ring_gan(k=0)
+        gan.points_gan(k=0)
 
 
 def test_a_pack_is_judged_as_one_and_holds_neighbours():
-    model = gan.GAN(gan.mlp(2, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=4)
+    model = gan.GAN(core.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=4)
     x = torch.arange(8.0).view(4, 2)
     assert torch.equal(model.logits(x), model.discriminator(torch.arange(8.0).view(2, 4)).squeeze(1))
 
 
-@pytest.mark.parametrize("make", [gan.ring_gan, lambda: desnet.ring_model(n_steps=2)], ids=["gan", "desnet"])
+@pytest.mark.parametrize("make", [gan.points_gan, lambda: desnet.ring_model(n_steps=2)],
+                         ids=["gan", "desnet"])
 def test_a_seed_fixes_a_run(make):
     data = worlds.ring().sample(100, torch.Generator().manual_seed(0))
 
@@ -41,7 +42,7 @@ def test_a_seed_fixes_a_run(make):
 
 def test_fixed_places_show_the_running_mean_of_the_generator():
     set_seed(0)
-    model = gan.ring_gan(average=0.9)
+    model = gan.points_gan(average=0.9)
     first, mean = [p.detach().clone() for p in model.generator.parameters()], model.mean_generator
     shown = model.snapshot()
     model.fit(worlds.ring().sample(200), steps=1)

@@ -9,12 +9,14 @@ A file of zoo/ holds one model: its networks, its objective and its bars, as fun
 Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
 what draws otherwise. There is no base class: what a model can do is seen from what it has.
 """
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
     "samplers",
@@ -106,6 +108,12 @@ def alternate(*players):
             optimizer.step()
         losses.append(value.item())
     return losses
+
+
+def mlp(*sizes, activation=nn.ReLU):
+    """Linear layers, (n, sizes[0]) -> (n, sizes[-1]), with an activation between them."""
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    return nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1])
 
 
 def n_parameters(*modules):

@@ -124,8 +124,7 @@ class Linear(nn.Module):
 
 def point_net(width=64):
     """f of points: (n, 2) -> (n,)."""
-    return nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-                         nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1), nn.Flatten(0))
+    return nn.Sequential(core.mlp(2, width, width, width, 1, activation=nn.SiLU), nn.Flatten(0))
 
 
 class ImageNet(nn.Module):
@@ -200,7 +199,7 @@ def _gradient():
     model, real = DesNet(point_net(16).double(), 1.0, 0.1, 20), world.sample(2000).double()
     weights = list(model.net.parameters())
     with torch.no_grad():
-        model.net[-2].weight.mul_(20)            # an f that bends
+        model.net[0][-1].weight.mul_(20)            # an f that bends
 
     def gradient(value):
         return torch.cat([g.flatten() for g in torch.autograd.grad(value, weights)])
@@ -312,10 +311,13 @@ def _faces(seed):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
+def image_model(size, sigma=0.05, lr=3e-4):
+    """The descriptor of images (n, 3, size, size): T = 10 steps from each image's own mean colour."""
+    return DesNet(ImageNet(size, sigma), sigma, 0.03, 10, start=mean_colour, noise=0.03, lr=lr, beta1=0.5,
+                  batch=9)
+
+
 def animals(data, seed=0, steps=STEPS):
-    """The descriptor of images (n, 3, S, S) in [-1, 1]: T = 10 steps from each image's own mean colour."""
+    """The descriptor of images (n, 3, S, S) in [-1, 1]."""
     set_seed(seed)
-    sigma = 0.05
-    model = DesNet(ImageNet(data.shape[-1], sigma), sigma, 0.03, 10, start=mean_colour, noise=0.03, lr=3e-4,
-                   beta1=0.5, batch=9)
-    return model.fit(data, steps=steps, seed=seed)
+    return image_model(data.shape[-1]).fit(data, steps=steps, seed=seed)

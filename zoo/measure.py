@@ -6,11 +6,13 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import softplus
 
 from evaluation.density import Joint
 from evaluation.needles import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from utils import squared_distances
+from zoo.core import alternate, mlp
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
 
@@ -79,6 +81,30 @@ def total_variation(p, q):
     """1/2 sum |p - q| of two distributions over the same cells, with what each has outside: in [0, 1]."""
     outside = (p.sum() - q.sum()).abs()
     return ((p - q).abs().sum() + outside).item() / 2
+
+
+# ------------------------------------------------------------------------------------------- two-sample tests
+
+def accuracy(real, fake):
+    """How often logits of real (n,) and fake (m,) items have the right sign: 1/2 if they tell nothing."""
+    return ((real > 0).float().mean().item() + (fake < 0).float().mean().item()) / 2
+
+
+def tell_apart(real, fake, steps=1000, width=128):
+    """Accuracy of a new classifier on the second halves of real and fake (n, d), taught on the first.
+
+    A two-sample test (Lopez-Paz and Oquab, ICLR 2017): 1/2 if the distributions are the same.
+    """
+    net = mlp(real.shape[1], width, width, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+
+    def loss():
+        logits = [net(x[::2][torch.randint((len(x) + 1) // 2, (256,))]) for x in (real, fake)]
+        return (softplus(-logits[0]) + softplus(logits[1])).mean()
+
+    alternate((optimizer, loss, steps))
+    with torch.no_grad():
+        return accuracy(net(real[1::2]).squeeze(1), net(fake[1::2]).squeeze(1))
 
 
 # ------------------------------------------------------------------- generators with a latent of 2 dimensions

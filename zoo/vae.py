@@ -21,7 +21,7 @@ from evaluation.reconstruction import errors
 from models import GenNet
 from utils import load_img_tensors
 from zoo import abp
-from zoo.core import Check, n_parameters
+from zoo.core import Check, mlp, n_parameters
 from zoo.measure import dense, evidence, likeliest_sigma
 from zoo.worlds import digits
 
@@ -149,12 +149,6 @@ def fit_images(model, x, config):
                lambda progress: config.sigma(int(progress * config.n_epochs)), config.batch_size)
 
 
-def mlp(*sizes):
-    """Linear layers of these sizes with SiLU between them."""
-    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-    return nn.Sequential(*[part for layer in layers for part in (layer, nn.SiLU())][:-1])
-
-
 def linear_vae(kl_share=1.0):
     """Encoder and decoder linear, 2 latents, sigma learned: at best probabilistic PCA (Lucas et al. 2019)."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
@@ -163,8 +157,8 @@ def linear_vae(kl_share=1.0):
 
 def digit_vae(kl_share=1.0):
     """Two hidden layers of 128 on either side, 2 latents, sigma learned."""
-    encoder = nn.Sequential(nn.Flatten(), mlp(64, 128, 128, 4))
-    return VAE(encoder, Decoder(mlp(2, 128, 128, 64), (1, 8, 8)), kl_share=kl_share)
+    encoder = nn.Sequential(nn.Flatten(), mlp(64, 128, 128, 4, activation=nn.SiLU))
+    return VAE(encoder, Decoder(mlp(2, 128, 128, 64, activation=nn.SiLU), (1, 8, 8)), kl_share=kl_share)
 
 
 def image_vae(config):
@@ -289,28 +283,28 @@ def _nonlinear():
     """Two latents and hidden layers: what is gained on pPCA is real, and the bounds are bounds."""
     (x, _), (test, _) = digits()
     models = [fit(digit_vae(share), x, 5000, cosine(2e-3)) for share in (1.0, 1 / 64)]
-    log_p, lost = (dense(model.decoder, test, model.sigma) for model in models)
+    log_p, lost = (dense(model.decoder, test, model.sigma, cells=361) for model in models)
     (elbo, iwae), (claimed, claimed_iwae) = (model.bounds(test) for model in models)
-    model = models[0]
-    finer = dense(model.decoder, test[:60], model.sigma, cells=361)
-    wider = dense(model.decoder, test[:60], model.sigma, reach=9.0, cells=271)
-    coarse = dense(model.decoder, test[:60], model.sigma, cells=21)
-    adaptive = model.log_prob(test[:60])
+    model, some = models[0], test[:60]
+    others = (dense(model.decoder, some, model.sigma, cells=721), model.log_prob(some),
+              dense(model.decoder, some, model.sigma, reach=9.0, cells=541))
+    coarse = dense(model.decoder, some, model.sigma, cells=41)
     linear = fit_pca(x, 2).log_density(test).mean().item()
-    source = "Burda et al. 2016, Theorem 1; .05 is the estimates' own error"
+    source = "Burda et al. 2016, Theorem 1"
     return [
-        Check("2-D VAE, digits: test log p by quadrature [nats]", log_p.mean().item(), lo=16.0,
-              source=f"pPCA with 2 latents: {linear:.2f}",
-              controls={"KL / 64": lost.mean().item(), "pPCA": linear}),
+        Check("2-D VAE, digits: test log p by quadrature [nats]", log_p.mean().item(), lo=21.0,
+              source="chosen on seeds 0 to 2, above what KL / 64 reaches",
+              controls={"KL / 64": lost.mean().item(), "pPCA, 2 latents": linear}),
         Check("2-D VAE: ELBO - log p, the largest of any test image [nats]", (elbo - log_p).max().item(),
-              hi=0.05, source=source, controls={"KL / 64": (claimed - lost).max().item()}),
+              hi=0.05, source=source + "; .05 is the estimate's own error",
+              controls={"KL / 64": (claimed - lost).max().item()}),
         Check("2-D VAE: how far IWAE closes the gap from the ELBO to log p [share]",
-              ((iwae - elbo).mean() / (log_p - elbo).mean()).item(), 0.5, 1.01, source,
+              ((iwae - elbo).mean() / (log_p - elbo).mean()).item(), 0.25, 1.0, source,
               {"k = 1": ((model.bounds(test, k=1)[1] - elbo).mean() / (log_p - elbo).mean()).item(),
                "KL / 64": ((claimed_iwae - claimed).mean() / (lost - claimed).mean()).item()}),
-        Check("quadrature: grid, its half step, wider, adaptive: largest difference [nats]",
-              max((values - log_p[:60]).abs().max().item() for values in (finer, wider, adaptive)), hi=0.05,
-              source="four ways to one number", controls={"21^2": (coarse - finer).abs().max().item()}),
+        Check("quadrature: half the step, wider, adaptive: the largest difference of any of 60 [nats]",
+              max((values - log_p[:60]).abs().max().item() for values in others), hi=0.05,
+              source="four ways to one number", controls={"41^2": (coarse - log_p[:60]).abs().max().item()}),
     ]
 
 
