@@ -88,7 +88,7 @@ class GAN:
         return x.unflatten(0, (-1, self.pack)).flatten(1, 2)
 
     def discriminator_loss(self, real):
-        """-V on real items (n, c, ...) and as many fresh fakes, and the penalty; no gradient goes to G -> ()."""
+        """-V on real items (n, c, ...) and as many fresh fakes, with the penalty; no gradient to G -> ()."""
         with torch.no_grad():
             fake = self.generator(torch.randn(len(real), self.nz))
         shown = self._shown(real).requires_grad_(self.r1 > 0)
