@@ -40,6 +40,31 @@ def test_a_seed_fixes_a_run(make):
     assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
 
 
+def test_the_penalty_is_on_the_slope_of_d_on_real_items():
+    set_seed(0)
+    real = torch.randn(8, 2)
+
+    def loss(r1):
+        set_seed(1)
+        model = gan.GAN(core.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=8, r1=r1)
+        return model.discriminator_loss(real), model.discriminator.weight
+
+    (plain, _), (penalised, w) = loss(0.0), loss(0.6)          # the slope of w . x is w, whatever the items
+    assert (penalised - plain).item() == pytest.approx(0.3 * w.square().sum().item(), abs=1e-6)
+
+
+def test_learning_rates_fall_to_nothing_and_a_second_fit_begins_anew():
+    model = gan.points_gan()
+    data = worlds.ring().sample(100)
+    rates = []
+    for _ in range(2):
+        model.fit(data, steps=2)
+        rates += [optimizer.param_groups[0]["lr"] for optimizer in (model.opt_g, model.opt_d)]
+        before = model.generator[0].weight.clone()
+    model.fit(data, steps=1)
+    assert rates == [0.0] * 4 and not torch.equal(before, model.generator[0].weight)
+
+
 def test_fixed_places_show_the_running_mean_of_the_generator():
     set_seed(0)
     model = gan.points_gan(average=0.9)
