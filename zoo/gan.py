@@ -295,7 +295,8 @@ def _digits(seed):
     (train, _), (test, labels) = worlds.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
     set_seed(seed)
-    model = GAN(core.mlp(16, 128, 128, 64), core.mlp(64, 128, 128, 1), 16).fit(train, steps=6000, seed=seed)
+    model = GAN(core.mlp(16, 128, 128, 64), core.mlp(64, 128, 128, 1), 16, r1=0.1, lr=5e-4)
+    model.fit(train, steps=6000, seed=seed)
     apart = train[torch.randint(len(train), (SAMPLES, 64)), torch.arange(64)]        # pixel by pixel
     share, *broken = (measure.class_shares(x, test, labels).min().item()
                       for x in (model.sample(SAMPLES), model.sample(1), apart))
@@ -337,5 +338,5 @@ def animals(data, seed=0, steps=3000):
     """
     set_seed(seed)
     model = GAN(GenNet(nz=16, img_size=32, hidden=128, width=12), image_discriminator(), 16, augment=augment,
-                lr=5e-4, batch=24, average=0.995)
+                r1=0.1, lr=1e-3, beta1=0.0, batch=24, average=0.995)
     return model.fit(to_side(data, 32), steps=steps, seed=seed)
