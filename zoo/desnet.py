@@ -30,7 +30,7 @@ from utils import load_img_tensors, set_seed
 from zoo import core, measure, worlds
 from zoo.core import Check
 
-FACES, STEPS = Path(__file__).parent.parent / "data/drawn", 130
+FACES, STEPS = Path(__file__).parent.parent / "data/drawn", 150
 LONG = 100                       # runs of T steps from the Gaussian that make a sample of a persistent model
 
 
@@ -327,9 +327,9 @@ def _balance(model):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
-def image_model(size, sigma=0.05, lr=3e-4):
+def image_model(size, sigma=0.03, lr=3e-4):
     """The descriptor of images (n, 3, size, size): T = 10 steps from each image's own mean colour."""
-    return DesNet(ImageNet(size, sigma), sigma, 0.03, 10, start=mean_colour, noise=0.03, lr=lr, beta1=0.5,
+    return DesNet(ImageNet(size, sigma), sigma, sigma, 10, start=mean_colour, noise=0.035, lr=lr, beta1=0.5,
                   batch=9)
 
 
