@@ -107,7 +107,8 @@ back-propagation learns. Every number below was measured by the commands
 
 A check is a value with bounds. A **control** is the same measurement with something broken on purpose, and
 must miss the bounds. What fails is shown as failed. Values of several seeds stand side by side. The
-measurements took the seconds in their headings, on {threads} thread(s) of a server CPU.
+measurements took the seconds in their headings, on {threads} thread(s) of a server CPU that did other
+work besides.
 """
 
 

@@ -125,10 +125,11 @@ def cosine(lr):
     return lambda progress: lr * (1 + math.cos(math.pi * progress)) / 2
 
 
-def fit(model, x, steps, learning_rate, sigma=lambda progress: None, batch=128):
+def fit(model, x, steps, learning_rate, sigma=lambda progress: None, batch=128, clip=math.inf):
     """Adam on the mean ELBO of x (n, *shape), of random batches if there are more items than `batch`.
 
     learning_rate, sigma  functions of the progress in [0, 1); a sigma of None is the model's own
+    clip                  the longest gradient, in nats; a longer one is scaled down to it
     """
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     for step in range(steps):
@@ -139,14 +140,16 @@ def fit(model, x, steps, learning_rate, sigma=lambda progress: None, batch=128):
         loss = -model.elbo(items, sigma(progress)).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
     return model
 
 
-def fit_images(model, x, config):
+def fit_images(model, x, config, clip=math.inf):
     """As many learning steps as ABP takes, at its learning rates and along its sigmas (abp.Config)."""
     return fit(model, x, config.n_epochs * config.learn_num_steps, config.learning_rate,
-               lambda progress: config.sigma(int(progress * config.n_epochs)), config.batch_size)
+               lambda progress: config.sigma(int(progress * config.n_epochs)), config.batch_size, clip)
 
 
 def linear_vae(kl_share=1.0):
@@ -352,9 +355,12 @@ def _beside_abp(seed, side=16):
 # ---------------------------------------------------------------------------------------------------- animals
 
 def animals(data, seed=0):
-    """ABP's generator as decoder, as many steps as ABP takes; sigma is the likeliest in the end."""
+    """ABP's generator as decoder, as many steps as ABP takes; sigma is the likeliest in the end.
+
+    At ABP's learning rate the encoder diverges within 200 steps unless gradients are clipped.
+    """
     config = abp.settings(data.shape[-1], seed)
-    model = fit_images(image_vae(config), data, config)
+    model = fit_images(image_vae(config), data, config, clip=100.0)
     with torch.no_grad():
         model.log_sigma.fill_(math.log(likeliest_sigma(model.decoder, data, model.encode(data)[0])))
     return model
