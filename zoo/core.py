@@ -26,6 +26,7 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "desnet",
     "gan",
     "pixelcnn",
+    "pixelrnn",
 )
 
 

@@ -138,7 +138,7 @@ def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):
     return joint.log_joint(plane.squared_error, index, plane.z, sigma).logsumexp(1) + math.log(plane.area)
 
 
-# ---------------------------------------------------------------------------------------------- autoregression
+# --------------------------------------------------------------------------------------------- autoregression
 
 class Causality(NamedTuple):
     """Which outputs of an autoregression move if a value of its input is changed."""
@@ -157,11 +157,11 @@ def causality(outputs, x, changed):
     probes = torch.where(torch.eye(d, dtype=torch.bool), changed.movedim(0, -1).flatten(), values)    # (D, D)
     images = torch.cat([values[None], probes]).unflatten(1, (*x.shape[1:], len(x))).movedim(-1, 1)
     with torch.no_grad():
-        said = outputs(images).movedim(1, -1).movedim(1, -1).flatten(1, 3)                   # (1 + D, D, levels)
-    moves = (said[1:] - said[:1]).abs().amax(2)
-    later = torch.triu_indices(d, d, 1)
-    return Causality(moves.tril().max().item(), (moves[later[0], later[1]] > LEAST_MOVE).double().mean().item(),
-                     moves)
+        said = outputs(images)
+    moves = (said[1:] - said[:1]).abs().amax(2).movedim(1, -1).flatten(1)
+    later, earlier = torch.tril_indices(d, d, -1)
+    reached = (moves[earlier, later] > LEAST_MOVE).double().mean()
+    return Causality(moves.tril().max().item(), reached.item(), moves)
 
 
 # ----------------------------------------------------------------------------------------------------- images

@@ -2,7 +2,8 @@
 
     x -> 7 x 7, mask A -> blocks  y + up(conv(down(y)))  -> 1 x 1, 1 x 1 -> softmax of each colour's level
 
-    down, up  1 x 1 convolutions from 2h features to h and back; conv: 3 x 3; all with mask B and a ReLU before
+    down, up  1 x 1 convolutions from 2h features to h and back
+    conv      3 x 3; all three have mask B, and a ReLU before them
 
 Van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, ICML 2016: Section 3.5, the block
 is the left one of Figure 5. What is not theirs: dropout in the blocks, and a channel of ones at the input.
@@ -13,8 +14,9 @@ Generation with PixelCNN Decoders, NIPS 2016, Section 2.2); here this is measure
 from torch import nn
 
 from utils import set_seed
-from zoo import pixels
-from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of, kernel
+from zoo import pixelbars
+from zoo.pixelbars import kernel
+from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
 
 class Block(nn.Module):
@@ -35,16 +37,12 @@ class Block(nn.Module):
 class PixelCNN(PixelModel):
     """shape (c, h, w), levels, width h and size as of PixelModel; n_blocks; dropout: share of h set to 0."""
 
-    def __init__(self, shape, levels, width=48, n_blocks=4, size=7, dropout=0.1):
-        super().__init__(shape, levels, width, [Block(width, shape[0], dropout) for _ in range(n_blocks)], size)
+    def __init__(self, shape, levels, width=24, n_blocks=4, size=(7, 7), dropout=0.3):
+        blocks = [Block(width, shape[0], dropout) for _ in range(n_blocks)]
+        super().__init__(shape, levels, width, blocks, size)
 
 
 # ------------------------------------------------------------------------------------------------------ exact
-
-def _mask_b_first(net):
-    i, j = net.first.padding
-    net.first.mask[:, :, i, j] = 1
-
 
 def _whole_row(net):
     net.blocks[0].change[3].mask[:, :, 1] = 1
@@ -55,16 +53,16 @@ def exact():
     def make(shape, levels, n_blocks=4):
         return PixelCNN(shape, levels, 12, n_blocks, dropout=0)
 
-    leaks = {"mask B first": _mask_b_first, "a kernel's whole middle row": _whole_row}
-    return pixels.exact_checks("PixelCNN", make, leaks, [kernel(3, False)] + 4 * [kernel(1, True)],
-                               lambda *sizes: make(*sizes, n_blocks=2))
+    leaks = {"mask B first": pixelbars.mask_b_first, "a kernel's whole middle row": _whole_row}
+    return pixelbars.exact_checks("PixelCNN", make, leaks, [kernel(7, 7, False)] + 4 * [kernel(3, 3, True)],
+                               {"2 blocks": lambda *sizes: make(*sizes, n_blocks=2)})
 
 
 # ------------------------------------------------------------------------------------------------------ bench
 
 def bench(seed=0):
     """Digits at 17 levels."""
-    return pixels.digit_checks("PixelCNN", lambda: PixelCNN((1, 8, 8), 17), 2000, 1.90, seed)
+    return pixelbars.digit_checks("PixelCNN", lambda: PixelCNN((1, 8, 8), 17), 1200, 1.90, seed)
 
 
 # ---------------------------------------------------------------------------------------------------- animals
