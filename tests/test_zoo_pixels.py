@@ -43,6 +43,10 @@ def test_bad_sizes_and_levels_are_refused_in_one_line(make):
         with pytest.raises(ValueError, match=message) as error:
             net.log_prob(x)
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="must be odd; they are 4 and 7"):
+        pixels.PixelModel((1, 4, 4), 2, 4, [], (4, 7))
+    with pytest.raises(ValueError, match="must differ in every value"):
+        measure.causality(net, torch.zeros(3, 4, 4), torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="16 features cannot be divided among 3 colours"):
         pixels.colours_of(16, 3)
 

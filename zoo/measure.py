@@ -152,7 +152,11 @@ def causality(outputs, x, changed):
 
     outputs  images (n, c, h, w) -> (n, c, levels, h, w), float64: what is said of each value
     x        (c, h, w); changed: another such image, different in every value
+
+    Raises ValueError if a value is the same in both.
     """
+    if (x == changed).any():
+        raise ValueError("x and changed must differ in every value: what is not changed cannot move a thing")
     d, values = x.numel(), x.movedim(0, -1).flatten()
     probes = torch.where(torch.eye(d, dtype=torch.bool), changed.movedim(0, -1).flatten(), values)    # (D, D)
     images = torch.cat([values[None], probes]).unflatten(1, (*x.shape[1:], len(x))).movedim(-1, 1)

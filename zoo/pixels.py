@@ -41,10 +41,13 @@ class MaskedConv2d(nn.Conv2d):
     size           height and width of the kernel, odd
     kind           "A": at its own pixel a feature reads colours before its own; "B": and its own
 
+    Raises ValueError if a side of the kernel is even: it would have no middle.
     The mask is applied at every pass: an optimizer may then do to the weights beneath it what it likes.
     """
 
     def __init__(self, reads, writes, size, kind):
+        if not all(side % 2 for side in size):
+            raise ValueError(f"the sides of a masked kernel must be odd; they are {size[0]} and {size[1]}")
         super().__init__(len(reads), len(writes), size, padding=(size[0] // 2, size[1] // 2))
         mask, (i, j) = torch.zeros_like(self.weight), self.padding
         mask[:, :, :i] = 1

@@ -29,11 +29,11 @@ NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
 training images; models without a density have none. Models of levels give probabilities, which are no
-densities: what they say of the held-out images is beside them, at their own size, and to be compared among
-themselves alone. Pair distance: mean distance of two samples, over that of
-two training images; near 0 all samples are the same. Last column: mean distance of samples to the nearest
-training image, over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images
-than training images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
+densities: their bits/dim of the held-out images, made small and put into levels, stand beside, to be compared
+only at the same size and levels. Pair distance: mean distance of two samples, over that of two training
+images; near 0 all samples are the same. Last column: mean distance of samples to the nearest training image,
+over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images than training
+images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
 """
 
 
