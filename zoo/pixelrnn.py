@@ -162,7 +162,7 @@ def bench(seed=0):
     def checks(name, kind, steps, best):
         return pixelbars.digit_checks(name, lambda: PixelRNN(kind, (1, 8, 8), 17), steps, best, seed)
 
-    return checks("Row LSTM", RowBlock, 700, 1.95) + checks("Diagonal BiLSTM", DiagonalBlock, 500, 1.90)
+    return checks("Row LSTM", RowBlock, 900, 1.95) + checks("Diagonal BiLSTM", DiagonalBlock, 800, 1.90)
 
 
 # ---------------------------------------------------------------------------------------------------- animals
