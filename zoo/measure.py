@@ -15,6 +15,7 @@ from utils import squared_distances
 from zoo.core import alternate, mlp
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
+LEAST_MOVE = 1e-13               # of an output, in float64, above what rounding may do
 
 
 class Coverage(NamedTuple):
@@ -135,6 +136,36 @@ def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):
     plane = survey(joint, reach, cells)
     index = torch.arange(len(images))[:, None]
     return joint.log_joint(plane.squared_error, index, plane.z, sigma).logsumexp(1) + math.log(plane.area)
+
+
+# --------------------------------------------------------------------------------------------- autoregression
+
+class Causality(NamedTuple):
+    """Which outputs of an autoregression move if a value of its input is changed."""
+    leak: float                  # largest move of an output at or before the changed value: 0 if it is causal
+    reached: float               # share of pairs (value, later value) in which the later one's output moves
+    moves: torch.Tensor          # (D, D): changed value, output; D = c h w values row by row, colours fastest
+
+
+def causality(outputs, x, changed):
+    """Change each value of an image alone, and see what moves -> Causality.
+
+    outputs  images (n, c, h, w) -> (n, c, levels, h, w), float64: what is said of each value
+    x        (c, h, w); changed: another such image, different in every value
+
+    Raises ValueError if a value is the same in both.
+    """
+    if (x == changed).any():
+        raise ValueError("x and changed must differ in every value: what is not changed cannot move a thing")
+    d, values = x.numel(), x.movedim(0, -1).flatten()
+    probes = torch.where(torch.eye(d, dtype=torch.bool), changed.movedim(0, -1).flatten(), values)    # (D, D)
+    images = torch.cat([values[None], probes]).unflatten(1, (*x.shape[1:], len(x))).movedim(-1, 1)
+    with torch.no_grad():
+        said = outputs(images)
+    moves = (said[1:] - said[:1]).abs().amax(2).movedim(1, -1).flatten(1)
+    later, earlier = torch.tril_indices(d, d, -1)
+    reached = (moves[earlier, later] > LEAST_MOVE).double().mean()
+    return Causality(moves.tril().max().item(), reached.item(), moves)
 
 
 # ----------------------------------------------------------------------------------------------------- images

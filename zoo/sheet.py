@@ -19,7 +19,8 @@ from zoo.measure import nearest, pair_distance
 SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
-LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA"}
+LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA",
+          "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN"}
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "log_p": "held-out log p [nats]",
          "bits": "bits/dim", "bound": "log p is", "spread": "pair distance / real",
          "copying": "to the nearest training / held-out image"}
@@ -28,10 +29,12 @@ NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each.
 The GAN's are 32 x 32, their pixels repeated.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
-training images; models without a density have none. Pair distance: mean distance of two samples, over that of
-two training images; near 0 all samples are the same. Last column: mean distance of samples to the nearest
-training image, over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images
-than training images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
+training images; models without a density have none. Models of levels give probabilities, which are no
+densities: their bits/dim of the held-out images, made small and put into levels, stand beside, to be compared
+only at the same size and levels. Pair distance: mean distance of two samples, over that of two training
+images; near 0 all samples are the same. Last column: mean distance of samples to the nearest training image,
+over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images than training
+images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
 """
 
 
@@ -80,6 +83,9 @@ def _real(train, test):
 
 
 def _density(model, test):
+    if hasattr(model, "view"):             # of levels at its own size: nothing that the columns could compare
+        of_levels = f"of {model.view}: {model.bits_per_dim(test):.2f} bits/dim"
+        return {"log_p": None, "bits": None, "bound": of_levels}
     if not hasattr(model, "log_prob"):
         return {"log_p": None, "bits": None, "bound": None}
     log_p = model.log_prob(test).mean().item()
