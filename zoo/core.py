@@ -25,6 +25,8 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "fa",
     "desnet",
     "gan",
+    "began",
+    "ppgn",
 )
 
 

@@ -19,7 +19,7 @@ from zoo.measure import nearest, pair_distance
 SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
-LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA"}
+LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA", "began": "BEGAN"}
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "log_p": "held-out log p [nats]",
          "bits": "bits/dim", "bound": "log p is", "spread": "pair distance / real",
          "copying": "to the nearest training / held-out image"}

@@ -1,0 +1,280 @@
+"""Plug and play generative networks (PPGN): a prior of codes, a generator, and any classifier that steers.
+
+    p(h | y)  prop. to  p(h) C(y | G(h))
+    h <- h + e1 (R(h) - h) + e2 d/dh log C(y | G(h)) + e3 n,    n ~ N(0, I)
+
+Nguyen, Clune, Bengio, Dosovitskiy and Yosinski, Plug & Play Generative Networks, CVPR 2017: the update is their
+Eq. 11, the variants are Sections 3.1 to 3.5. R is a denoising autoencoder, taught to take noise of std s away:
+the best one has R(h) - h = s^2 d/dh log p_s(h), where p_s is p smoothed by N(0, s^2 I) (Alain and Bengio, JMLR
+2014). So the update is Langevin dynamics on p_s(h) C(y | G(h)) if, for a step t of samplers.langevin,
+
+    e1 = t^2 / (2 s^2),   e2 = t^2 / 2,   e3 = t
+
+A Metropolis test would need p_s itself; where the prior is known, as that of ABP's latent is, samplers.mala does.
+
+    DGN-AM     R = 0, a Gaussian's, which is an L2 penalty on h; no noise
+    PPGN-x     h is the item itself, R a denoiser of items
+    PPGN-h     R a denoiser of codes
+    Joint      R(h) = E(G(h)), E the encoder whose codes G turns into items, G taught with noise on both
+    noiseless  the same with no noise, neither in teaching nor in the update
+
+Deliberately different from the released sampler: the gradient is that of log softmax, not of the target's logit
+alone; no step is divided by the size of its gradient, so that noise stays noise; codes are not clipped; and
+e1 has its 1 / s^2. G has no adversary here: on digits of 64 pixels image and feature losses are enough.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from data.draw import draw_set
+from samplers import TARGET_GRADIENT, mala
+from utils import set_seed, to_side, to_tensor
+from zoo import abp, measure, worlds
+from zoo.core import Check, mlp
+
+
+class Rates(NamedTuple):
+    """What multiplies the three terms of the update."""
+    prior: float                 # e1, of R(h) - h
+    steer: float                 # e2, of d/dh log C
+    noise: float                 # e3, std in units of h
+
+
+def langevin_rates(t, s, weight=1.0):
+    """The Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight, s the std of R's noise."""
+    if t <= 0 or s <= 0:
+        raise ValueError(f"the step and the noise of the denoiser must be above 0; they are {t}, {s}")
+    return Rates(t**2 / (2 * s**2), weight * t**2 / 2, t)
+
+
+def log_class(logits, y):
+    """log C(y | x) in nats of logits (n, classes), y a class or (n,) -> (n,)."""
+    y = torch.as_tensor(y).expand(len(logits))
+    return -F.cross_entropy(logits, y, reduction="none")
+
+
+def gradient(function, h):
+    """d/dh of a function of codes, (n, ...) -> (n,): one gradient for each code, like h, detached."""
+    with torch.enable_grad():
+        h = h.detach().requires_grad_(True)
+        return torch.autograd.grad(function(h).sum(), h)[0]      # sum, not mean: each chain keeps its own
+
+
+@torch.no_grad()
+def update(h, denoise, log_c, rates):
+    """One step of Eq. 11 on codes h (n, ...) -> the same.
+
+    denoise  R, codes -> codes
+    log_c    codes -> log C(y | G(h)) (n,), in nats
+    """
+    steer = gradient(log_c, h) if rates.steer else 0
+    return h + rates.prior * (denoise(h) - h) + rates.steer * steer + rates.noise * torch.randn_like(h)
+
+
+class PPGN:
+    """A variant: what it moves codes with, and what shows them.
+
+    generator   G, codes h (n, d) -> items (n, D)
+    denoise     R, codes -> codes
+    classifier  C, items -> logits (n, classes)
+    rates       Rates of the update
+    d           numbers of a code
+    """
+
+    def __init__(self, generator, denoise, classifier, rates, d):
+        self.generator, self.denoise, self.classifier = generator, denoise, classifier
+        self.rates, self.d = rates, d
+
+    def chains(self, h, y, n_steps):
+        """Codes after n_steps updates from h (n, d), each towards its class y (n,) -> (n, d)."""
+        for _ in range(n_steps):
+            h = update(h, self.denoise, lambda h: log_class(self.classifier(self.generator(h)), y), self.rates)
+        return h
+
+    @torch.no_grad()
+    def sample(self, n, y=None, n_steps=300):
+        """G(h) at the ends of n chains from N(0, I): items (n, D); y (n,) classes, at random if None."""
+        if y is None:
+            y = torch.randint(self.classifier(self.generator(torch.zeros(1, self.d))).shape[1], (n,))
+        if len(y) != n:
+            raise ValueError(f"{n} chains need as many classes, not {len(y)}")
+        return self.generator(self.chains(torch.randn(n, self.d), y, n_steps))
+
+
+class Denoiser(nn.Module):
+    """R(h) = h + net(h), codes (n, d) -> (n, d)."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, h):
+        return h + self.net(h)
+
+
+def learn(modules, loss, steps, lr=2e-3):
+    """Adam on loss() -> (), its rate along a cosine to 0; afterwards the weights of the modules are fixed."""
+    optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], lr)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+        fall.step()
+    for module in modules:
+        module.requires_grad_(False)
+
+
+def fit_denoiser(denoiser, draw, s, steps, lr=2e-3):
+    """Teach E |R(h + s n) - h|^2, n ~ N(0, I), on codes draw() (n, d) -> denoiser."""
+    def loss():
+        h = draw()
+        return (denoiser(h + s * torch.randn_like(h)) - h).square().sum(1).mean()
+
+    learn([denoiser], loss, steps, lr)
+    return denoiser
+
+
+def fit_classifier(net, x, labels, steps=1000, noise=0.1):
+    """Teach logits of items x (n, ...) of classes labels (n,), with noise of this std on what it sees -> net."""
+    def loss():
+        rows = torch.randint(len(x), (128,))
+        return F.cross_entropy(net(x[rows] + noise * torch.randn_like(x[rows])), labels[rows])
+
+    learn([net], loss, steps)
+    return net
+
+
+# ------------------------------------------------------------------------------------------------------ exact
+
+def exact():
+    """Denoisers against scores, where the update comes to rest, and the gradient of a softmax."""
+    return [*_gaussian(), *_mixture(), *_rest(), _softmax()]
+
+
+def _gaussian(v=1.7, s=0.6):
+    """A linear denoiser of N(0, v): (R(x) - x) / s^2 = -x / (v + s^2)."""
+    net = Denoiser(nn.Linear(1, 1))
+    fit_denoiser(net, lambda: math.sqrt(v) * torch.randn(4096, 1), s, 1000, lr=0.02)
+    slope = net.net.weight.item() / s**2
+    return [Check("Gaussian: slope of (R(x) - x) / s^2, over -1 / (v + s^2)", -slope * (v + s**2), 0.97, 1.03,
+                  "Alain and Bengio 2014", {"without 1 / s^2": -slope * s**2 * (v + s**2),
+                                            "against the score -x / v": -slope * v})]
+
+
+def _mixture(s=0.5):
+    """A denoiser of three Gaussians in the plane against the score of the smoothed mixture, where it lives."""
+    world = worlds.ring(3, 1.5, 0.2)
+    smooth = worlds.Mixture(world.centres, math.hypot(world.sd, s))
+    net = Denoiser(mlp(2, 64, 64, 2, activation=nn.SiLU))
+    x = smooth.sample(4000)
+
+    def compare(density):
+        score = gradient(density.log_prob, x)
+        with torch.no_grad():
+            found = (net(x) - x) / s**2
+        return (F.cosine_similarity(found.flatten(), score.flatten(), 0).item(),
+                ((found * score).sum() / score.square().sum()).item())
+
+    untaught = compare(smooth)
+    fit_denoiser(net, lambda: world.sample(512), s, 1500)
+    taught, unsmoothed = compare(smooth), compare(world)
+    source = "R(x) - x = s^2 d/dx log p_s; Alain and Bengio 2014"
+    return [Check(f"mixture: {name} of (R(x) - x) / s^2 on the score", taught[k], *bounds, source,
+                  {"untaught R": untaught[k]} | control)
+            for k, (name, bounds, control) in enumerate([
+                ("cosine", (0.95, 1), {}), ("slope", (0.8, 1.2), {"score of p, not smoothed": unsmoothed[1]})])]
+
+
+def _rest(v=1.0, s=0.5, t=0.3, pull=0.8, n=50_000, n_steps=300):
+    """Where p is N(0, v) and log C is pull * h, the update is an autoregression with a known end.
+
+    (h + e1 (R - h)) = (1 - a) h with a = e1 s^2 / (v + s^2): mean e2 pull / a, variance e3^2 / (1 - (1 - a)^2).
+    """
+    def end(rates):
+        h = torch.zeros(n, 1)
+        for _ in range(n_steps):
+            h = update(h, lambda h: v / (v + s**2) * h, lambda h: pull * h.squeeze(1), rates)
+        return h.mean().item(), h.var().item()
+
+    rates = langevin_rates(t, s)
+    a = rates.prior * s**2 / (v + s**2)
+    mean, variance = end(rates)
+    no_s, quiet = end(rates._replace(prior=t**2 / 2)), end(rates._replace(noise=1e-17))
+    return [
+        Check("Gaussian: mean at rest over that of p_s C", mean / ((v + s**2) * pull), 0.97, 1.03,
+              "(v + s^2) d/dh log C, closed form", {"e1 without 1 / s^2": no_s[0] / ((v + s**2) * pull)}),
+        Check("Gaussian: variance at rest, over e3^2 / (1 - (1 - a)^2)",
+              variance / (t**2 / (1 - (1 - a) ** 2)), 0.97, 1.03, "an autoregression",
+              {"e1 without 1 / s^2": no_s[1] / (t**2 / (1 - (1 - a) ** 2)), "e3 = 1e-17": quiet[1]})]
+
+
+def _softmax():
+    """d/dh log softmax(W h)_y = W_y - sum_j p_j W_j, for six codes and four classes."""
+    w, h, y = torch.randn(4, 3), torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    p = (h @ w.T).softmax(1)
+    by_hand = w[y] - p @ w
+    moved = update(h, lambda h: h, lambda h: log_class(h @ w.T, y), Rates(0.0, 1.0, 0.0)) - h
+    target_only = (1 - p[torch.arange(6), y])[:, None] * w[y]
+    return Check("step by e2 = 1 off the gradient of log softmax, largest", (moved - by_hand).abs().max().item(),
+                 hi=1e-5, source="closed form",
+                 controls={"the target's logit alone": (target_only - by_hand).abs().max().item()})
+
+
+# ------------------------------------------------------------------------------------------------------ bench
+
+def bench(seed=0):
+    """The plane of ABP's faces, where p(z | y) is known, and the digits, where another classifier judges."""
+    return [*_faces(seed), *_digits(seed)]
+
+
+class Codes:
+    """What the variants share: an encoder E of items x (n, D), two generators that invert it, denoisers.
+
+    E is the half of an autoencoder, its codes (n, d) of mean 0 and covariance I over x; afterwards it is
+    fixed, as in the paper. G then learns G(h) = x, and E's first layer and code at G(h) to be those at x,
+    from h = E(x) (`plain`), or from E(x + s_x n) + s n (`noisy`), whose R(h) = E(G(h)) takes noise away.
+    """
+
+    def __init__(self, x, d=16, s=0.5, s_x=0.1, steps=2000):
+        self.x, self.d, self.s = x, d, s
+        self.first = nn.Sequential(nn.Linear(x.shape[1], 128), nn.SiLU())
+        rest, back = mlp(128, 128, d, activation=nn.SiLU), self._generator()
+
+        def inverse():
+            items = self._batch()
+            return (back(rest(self.first(items))) - items).square().sum(1).mean()
+
+        learn([self.first, rest, back], inverse, steps)
+        codes = rest(self.first(x))
+        root = torch.linalg.cholesky(codes.T.cov())
+        self.encode = lambda x: torch.linalg.solve_triangular(
+            root, (rest(self.first(x)) - codes.mean(0)).T, upper=False).T
+        self.codes = self.encode(x)
+        self.plain, self.noisy = self._invert(steps, 0, 0), self._invert(steps, s, s_x)
+        self.of_codes, self.of_items = (Denoiser(mlp(n, 256, 256, n, activation=nn.SiLU)) for n in (d, x.shape[1]))
+        fit_denoiser(self.of_codes, lambda: self._batch(self.codes), s, 2 * steps)
+        fit_denoiser(self.of_items, self._batch, s, 2 * steps)
+
+    def _generator(self):
+        return mlp(self.d, 128, 128, self.x.shape[1], activation=nn.SiLU)
+
+    def _batch(self, items=None):
+        items = self.x if items is None else items
+        return items[torch.randint(len(items), (128,))]
+
+    def _invert(self, steps, s, s_x):
+        generator = self._generator()
+
+        def loss():
+            items = self._batch()
+            h = self.encode(items + s_x * torch.randn_like(items))
+            made = generator(h + s * torch.randn_like(h))
+            pairs = ((made, items), (self.first(made), self.first(items)), (self.encode(made), self.encode(items)))
+            return sum((a - b).square().sum(1).mean() for a, b in pairs)
+
+        learn([generator], loss, steps)
+        return generator
