@@ -104,17 +104,6 @@ class PPGN:
         return self.generator(self.chains(torch.randn(n, self.d), y, n_steps))
 
 
-class Denoiser(nn.Module):
-    """R(h) = h + net(h), codes (n, d) -> (n, d)."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, h):
-        return h + self.net(h)
-
-
 def learn(modules, loss, steps, lr=2e-3):
     """Adam on loss() -> (), its rate along a cosine to 0; afterwards the weights of the modules are fixed."""
     optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], lr)
@@ -157,9 +146,9 @@ def exact():
 
 def _gaussian(v=1.7, s=0.6):
     """A linear denoiser of N(0, v): (R(x) - x) / s^2 = -x / (v + s^2)."""
-    net = Denoiser(nn.Linear(1, 1))
+    net = nn.Linear(1, 1)
     fit_denoiser(net, lambda: math.sqrt(v) * torch.randn(4096, 1), s, 1000, lr=0.02)
-    slope = net.net.weight.item() / s**2
+    slope = (net.weight.item() - 1) / s**2
     return [Check("Gaussian: slope of (R(x) - x) / s^2, over -1 / (v + s^2)", -slope * (v + s**2), 0.97, 1.03,
                   "Alain and Bengio 2014", {"without 1 / s^2": -slope * s**2 * (v + s**2),
                                             "against the score -x / v": -slope * v})]
@@ -169,7 +158,7 @@ def _mixture(s=0.5):
     """A denoiser of three Gaussians in the plane against the score of the smoothed mixture, where it lives."""
     world = worlds.ring(3, 1.5, 0.2)
     smooth = worlds.Mixture(world.centres, math.hypot(world.sd, s))
-    net = Denoiser(mlp(2, 64, 64, 2, activation=nn.SiLU))
+    net = mlp(2, 64, 64, 2, activation=nn.Tanh)
     x = smooth.sample(4000)
 
     def compare(density):
@@ -241,8 +230,8 @@ class Codes:
 
     def __init__(self, x, d=16, s=0.5, s_x=0.1, steps=2000):
         self.x, self.d, self.s = x, d, s
-        self.first = nn.Sequential(nn.Linear(x.shape[1], 128), nn.SiLU())
-        rest, back = mlp(128, 128, d, activation=nn.SiLU), self._generator()
+        self.first = nn.Sequential(nn.Linear(x.shape[1], 128), nn.Tanh())
+        rest, back = mlp(128, 128, d, activation=nn.Tanh), self._generator()
 
         def inverse():
             items = self._batch()
@@ -255,12 +244,12 @@ class Codes:
             root, (rest(self.first(x)) - codes.mean(0)).T, upper=False).T
         self.codes = self.encode(x)
         self.plain, self.noisy = self._invert(steps, 0, 0), self._invert(steps, s, s_x)
-        self.of_codes, self.of_items = (Denoiser(mlp(n, 256, 256, n, activation=nn.SiLU)) for n in (d, x.shape[1]))
+        self.of_codes, self.of_items = (mlp(n, 256, 256, n, activation=nn.Tanh) for n in (d, x.shape[1]))
         fit_denoiser(self.of_codes, lambda: self._batch(self.codes), s, 2 * steps)
         fit_denoiser(self.of_items, self._batch, s, 2 * steps)
 
     def _generator(self):
-        return mlp(self.d, 128, 128, self.x.shape[1], activation=nn.SiLU)
+        return mlp(self.d, 128, 128, self.x.shape[1], activation=nn.Tanh)
 
     def _batch(self, items=None):
         items = self.x if items is None else items
@@ -278,3 +267,130 @@ class Codes:
 
         learn([generator], loss, steps)
         return generator
+
+
+def _drawn(n, seed, side=16):
+    """n drawn faces (n, 3, side, side) and what they are, 0 tiger or 1 lion (n,)."""
+    faces, images = zip(*draw_set(n, side, seed), strict=True)
+    return torch.stack([to_tensor(image) for image in images]), torch.tensor([int(f.lion > 0.5) for f in faces])
+
+
+def _face_classifier():
+    """Faces (n, 3, 16, 16) -> logits (n, 2), by convolutions."""
+    layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 2))
+
+
+def _faces(seed, n=1000, burn=100, kept=60):
+    """Towards tigers and lions in the plane of an ABP generator of 24 faces: p(z | y) is known on a grid.
+
+    C and its judge, another network, each saw 200 other drawn faces, whose kind is known.
+    """
+    x, _ = _drawn(24, 3 * seed)
+    steering, judge = _face_classifier(), nn.Sequential(nn.Flatten(), mlp(768, 64, 2))
+    for k, net in enumerate((steering, judge)):
+        fit_classifier(net, *_drawn(200, 3 * seed + 1 + k), steps=300)
+    model = abp.Alternating(abp.settings(16, seed, width=4, hidden=64, n_epochs=120), x)
+    grid, start = measure.square(4.0, 15), torch.randn(n, 2)
+
+    def log_c(z, y):
+        return log_class(steering(model.net(z)), y)
+
+    def energy(z, y):
+        return z.square().sum(1) / 2 - log_c(z, y)
+
+    @torch.no_grad()
+    def exact_masses(y):
+        return grid.masses(lambda z: -torch.cat([energy(part.float(), y) for part in z.split(2000)]).double())
+
+    def distance(states, mass):
+        return measure.total_variation(grid.histogram(states), mass)
+
+    def walk(rates, y, burn, kept):
+        z, states = start[:n // 4], []
+        for k in range(burn + kept):
+            z = update(z, torch.zeros_like, lambda z: log_c(z, y), rates)
+            states += [z] * (k >= burn)
+        return torch.cat(states)
+
+    masses, prior = [exact_masses(y) for y in (0, 1)], grid.masses(lambda z: -z.square().sum(1) / 2)
+    exact, t = Rates(0.02, 0.02, 0.2), 0.2                     # t^2 / 2, t^2 / 2, t: s drops out of a known prior
+    checks = []
+    for y, kind in enumerate(("tiger", "lion")):
+        def target(z, y=y):
+            return energy(z, y)
+
+        step, states = mala(target, start, 60, 0.3, TARGET_GRADIENT).step.median().item(), []
+        mala(target, start, burn + kept, step,
+             callback=lambda k, z, *_, states=states: states.append(z) if k >= burn else None)
+        z = torch.cat(states)
+        free = distance(grid.draw(masses[y], n), masses[y])
+        checks.append(Check(
+            f"faces: TV of MALA to p(z | {kind})", distance(z, masses[y]), hi=0.1,
+            source=f"chosen beforehand; {n} independent draws give {free:.3f}; tuned s = {step:.2f}",
+            controls={"the prior": distance(torch.randn(len(z), 2), masses[y]),
+                      "the other kind": distance(z, masses[1 - y]),
+                      f"no Metropolis test, t = {t}": distance(walk(exact, y, burn, kept), masses[y])}))
+        with torch.no_grad():
+            told, untold = ((judge(model.net(codes)).argmax(1) == y).float().mean().item()
+                            for codes in (states[-1], start))
+        checks.append(Check(f"faces: share that a judge calls a {kind}", told, lo=0.85, source="chosen",
+                            controls={"the prior": untold}))
+    still = walk(exact._replace(steer=0.0), 1, burn, kept)
+    loose, held = (walk(rates, 1, 300, 1).square().sum(1).mean().item() / 2
+                   for rates in (exact._replace(prior=0.0), exact))
+    return checks + [
+        Check("faces: TV to the prior of chains with e2 = 0", distance(still, prior), hi=0.1,
+              source="chosen beforehand", controls={"e2 > 0": distance(walk(exact, 1, burn, kept), prior)}),
+        Check("faces: mean log N(z) lost by chains with e1 = 0 [nats]", loose - 1, lo=5.0,
+              source="against draws of N(0, I); chosen beforehand", controls={"e1 > 0": held - 1})]
+
+
+def digit_judge():
+    """Digits (n, 64) -> logits (n, 10), by convolutions: not what steers."""
+    layers = [nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *layers, nn.Flatten(), nn.Linear(512, 10))
+
+
+def variants(codes, classifier, t=0.2, weight=10.0):
+    """The variants on trained Codes and a classifier of their items, as a dict of PPGN by name.
+
+    With weight 1 chains sample p_s(h) C(y | G(h)), which holds items of which C is in doubt; 10 avoids them.
+    """
+    rates, plain, noisy = langevin_rates(t, codes.s, weight), codes.plain, codes.noisy
+    hill = Rates(t**2 / 2, rates.steer, 0.0)                                           # ascent, N(0, I) as prior
+
+    def made(generator, denoise, rates, d=codes.d):
+        return PPGN(generator, denoise, classifier, rates, d)
+
+    return {"DGN-AM": made(plain, torch.zeros_like, hill),
+            "PPGN-x": made(nn.Identity(), codes.of_items, rates, codes.x.shape[1]),
+            "PPGN-h": made(plain, codes.of_codes, rates),
+            "Joint": made(noisy, lambda h: codes.encode(noisy(h)), rates),
+            "noiseless": made(plain, lambda h: codes.encode(plain(h)), Rates(rates.steer / 40, rates.steer, 0.0))}
+
+
+def _digits(seed, n=200):
+    """n chains for each digit. C saw one half of the training digits and the judge the other."""
+    (train, labels), (test, classes) = worlds.digits()
+    train, test = (2 * images.flatten(1) - 1 for images in (train, test))
+    half = len(train) // 2
+    steering = fit_classifier(mlp(64, 128, 10), train[:half], labels[:half])
+    judge = fit_classifier(digit_judge(), train[half:], labels[half:])
+    codes = Codes(train)
+    models = variants(codes, steering)
+    held = models["PPGN-h"]
+    for name, change in (("not steered", {"steer": 0.0}), ("no prior", {"prior": 0.0})):
+        models[name] = PPGN(held.generator, held.denoise, steering, held.rates._replace(**change), held.d)
+    real = [test[classes == y] for y in range(10)]
+
+    def near(x, y):
+        return measure.nearest(x[:, None, None], real[y][:, None, None])
+
+    accuracy, spread, away = {}, {}, {}
+    for name, model in models.items():
+        kinds = model.sample(10 * n, torch.arange(10).repeat_interleave(n)).split(n)
+        accuracy[name] = min((judge(x).argmax(1) == y).float().mean().item() for y, x in enumerate(kinds))
+        spread[name] = min(measure.pair_distance(x) / measure.pair_distance(real[y]) for y, x in enumerate(kinds))
+        away[name] = max(near(x, y) / near(train[labels == y], y) for y, x in enumerate(kinds))
+    return accuracy, spread, away
