@@ -5,24 +5,27 @@
     k    <- clip(k + lambda (gamma L(x) - L(G(z))), 0, 1)                       after the steps of D and G
     M     = L(x) + |gamma L(x) - L(G(z))|
 
-Berthelot, Schumm and Metz, BEGAN: Boundary Equilibrium Generative Adversarial Networks, arXiv:1703.10717, 2017:
-Sections 3.3 and 3.4. At the equilibrium E L(G(z)) = gamma E L(x): a small gamma asks for pictures that D codes
-well, a large one for variety. M was proposed as a measure of convergence; it falls during a collapse too, so
-that nothing is judged by it here, but where it no longer falls the learning rate is halved, down to a floor.
+Berthelot, Schumm and Metz, BEGAN: Boundary Equilibrium Generative Adversarial Networks, arXiv:1703.10717,
+2017. At the equilibrium E L(G(z)) = gamma E L(x): a small gamma asks for pictures that D codes well, a large
+one for variety. M was proposed as a measure of convergence. It falls during a collapse too, so that nothing
+is judged by it here; but where it no longer falls the learning rate is halved, down to a floor.
 """
+import itertools
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from models import GenNet
 from utils import set_seed, to_side
-from zoo import core, measure, worlds
+from zoo import core, gan, measure, worlds
 from zoo.core import Check
-from zoo.gan import augment
+
+GAMMAS = (0.3, 0.5, 0.7)          # diversity ratios that bench compares
+N_DRAWN = 2000                    # samples that are measured
 
 
 def next_k(k, real, fake, gamma, rate):
-    """k of the next step from this one's losses L(x) and L(G(z)), floats; gamma and rate, lambda, as above."""
+    """k of the next step from the losses L(x) and L(G(z)) of this one, floats; rate is lambda."""
     return min(1.0, max(0.0, k + rate * (gamma * real - fake)))
 
 
@@ -41,18 +44,19 @@ class BEGAN:
     rate         lambda, of the controller; 0: k stays at 0
     augment      random change of the items that D learns, (n, ...) -> the same; None: none
     lr, floor    of Adam (beta1 = .5) for both at first, and where it is halved no more
-    patience     steps over which M is averaged; if no such mean is lower than the best before it, lr is halved
+    patience     steps over which M is averaged; where that is no lower than ever before, lr is halved
     batch        items of each kind in a step
     """
 
-    def __init__(self, generator, autoencoder, nz, *, gamma=0.5, rate=1e-3, augment=None, lr=1e-4, floor=2e-5,
-                 patience=2000, batch=64):
+    def __init__(self, generator, autoencoder, nz, *, gamma=0.5, rate=1e-3, augment=None, lr=1e-4,
+                 floor=2e-5, patience=2000, batch=64):
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1; it is {gamma}")
         if rate < 0 or patience < 1:
             raise ValueError(f"rate must be at least 0 and patience at least 1; they are {rate}, {patience}")
-        self.generator, self.autoencoder, self.nz, self.gamma, self.rate = generator, autoencoder, nz, gamma, rate
-        self.augment, self.floor, self.patience, self.batch = augment, floor, patience, batch
+        self.generator, self.autoencoder, self.nz = generator, autoencoder, nz
+        self.gamma, self.rate, self.augment = gamma, rate, augment
+        self.floor, self.patience, self.batch = floor, patience, batch
         self.opt_g, self.opt_d = (torch.optim.Adam(net.parameters(), lr, (0.5, 0.999), fused=True)
                                   for net in (generator, autoencoder))
         self.k, self.real = 0.0, 0.0                 # k of the next step, L(x) of the last one
@@ -155,13 +159,13 @@ def _controller(real=0.75, fake=0.25, rate=0.5, steps=20):
     by_hand = [min(1.0, 0.0625 * step) for step in range(1, steps + 1)] + [0.0] * steps
     m_by_hand = [0.875] * steps + [0.8125] * steps
     free = [0.0625 * step for step in range(1, steps + 1)] + [-0.03125 * step for step in range(1, steps + 1)]
-    source = "Berthelot et al. 2017, Section 3.4"
     return [Check("k of 20 steps up and 20 down, largest difference to hand values", off(k, by_hand), hi=1e-6,
-                  source=source, controls={"not clipped": off(free, by_hand),
-                                           "before the step": off([0.0, *k[:steps - 1], *k[steps:]], by_hand)}),
+                  source="by hand", controls={"not clipped": off(free, by_hand),
+                                              "before the step": off([0.0, *k[:-1]], by_hand)}),
             Check("M of the same steps, largest difference to hand values", off(m, m_by_hand), hi=1e-6,
-                  source=source, controls={"no absolute value": off(
-                      [real + gamma * real - fake for gamma in (0.5, 0.25) for _ in range(steps)], m_by_hand)})]
+                  source="by hand", controls={"no absolute value": off(
+                      [real + gamma * real - fake for gamma in (0.5, 0.25) for _ in range(steps)],
+                      m_by_hand)})]
 
 
 def _gradients():
@@ -183,7 +187,7 @@ def _gradients():
     set_seed(1)
     loss = model.discriminator_loss(x)
     found, wanted = slopes(loss, model.autoencoder), slopes(both(1), model.autoencoder)
-    source = "Berthelot et al. 2017, Section 3.4"
+    source = "L_D and L_G of Berthelot et al. 2017"
 
     def players(careful):
         """The largest gradient in D's weights, after a round, beside that of its own loss."""
@@ -219,8 +223,75 @@ def _largest(loss, net):
 
 # ------------------------------------------------------------------------------------------------------ bench
 
+def bench(seed=0, steps=15_000):
+    """Digits: whether the controller holds gamma, what gamma is worth, and whether all classes come."""
+    (train, _), (test, labels) = worlds.digits()
+    train, test = (2 * images.flatten(1) - 1 for images in (train, test))
+
+    def run(gamma, **options):
+        set_seed(seed)
+        return digit_began(gamma, **options).fit(train, steps=steps, seed=seed)
+
+    def balance(model):
+        real, fake = (sum(column) for column in list(zip(*model.history[-500:], strict=True))[:2])
+        return fake / real
+
+    def foreign(model):
+        """L of uniform noise over that of held-out digits."""
+        with torch.no_grad():
+            return (model.losses(2 * torch.rand_like(test) - 1).mean() / model.losses(test).mean()).item()
+
+    models, free = {gamma: run(gamma) for gamma in GAMMAS}, run(GAMMAS[-1], rate=0.0)
+    drawn = {gamma: model.sample(N_DRAWN) for gamma, model in models.items()}
+    spread = {gamma: measure.pair_distance(x) / measure.pair_distance(test) for gamma, x in drawn.items()}
+    loose = free.sample(N_DRAWN)
+    last = drawn[GAMMAS[-1]]
+
+    def n_classes(x):
+        return (measure.class_shares(x, test, labels) >= 0.02).sum().item()
+
+    checks, away = [], "chosen beforehand"
+    for gamma, model in models.items():
+        checks += [Check(f"gamma = {gamma}: |L(G(z)) / L(x) - gamma|, last 500 steps",
+                         abs(balance(model) - gamma), hi=0.06, source=away,
+                         controls={"k = 0": abs(balance(free) - gamma)}),
+                   Check(f"gamma = {gamma}: k in the end", model.k, 1e-6, 1 - 1e-6, "inside (0, 1)",
+                         {"lambda = 0": free.k})]
+    steps_up = [spread[b] - spread[a] for a, b in itertools.pairwise(GAMMAS)]
+    return checks + [
+        Check("least growth of pair distance / real, gamma .3 to .5 to .7", min(steps_up), lo=0.02,
+              source="; ".join(f"gamma {gamma}: {share:.3f}" for gamma, share in spread.items()),
+              controls={"the same gamma": 0.0}),
+        Check("L of uniform noise over that of held-out digits", foreign(models[GAMMAS[-1]]), lo=2.0,
+              source=away, controls={"untaught D": foreign(digit_began(0.5))}),
+        Check("gamma = 0.7: classes of 10 with 2 % of the samples", n_classes(last), lo=8, source=away,
+              controls={"k = 0": n_classes(loose)}),
+        Check("gamma = 0.7: pair distance / real", spread[GAMMAS[-1]], lo=0.6, source=away,
+              controls={"k = 0": measure.pair_distance(loose) / measure.pair_distance(test)})]
+
+
 def digit_began(gamma, h=16, width=128, **options):
     """A BEGAN of digits (n, 64) in [-1, 1], whose autoencoder codes them with h numbers, as many as z has."""
     generator = core.mlp(h, width, width, 64, activation=nn.ELU)
     autoencoder = core.mlp(64, width, width, h, width, width, 64, activation=nn.ELU)
     return BEGAN(generator, autoencoder, h, gamma=gamma, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- animals
+
+def image_began(h=32, width=32, **options):
+    """A BEGAN of images (n, 3, 32, 32): G is ABP's generator, and so is D's decoder, but for its tanh."""
+    layers, channels = [], (3, width, 2 * width, 4 * width)
+    for n_in, n_out in zip(channels, channels[1:], strict=False):
+        layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ELU()]                        # half the side
+    decoder = GenNet(h, 32, 128, 12)
+    decoder.deconv = decoder.deconv[:-1]
+    autoencoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * 16, h), decoder)
+    return BEGAN(GenNet(h, 32, 128, 12), autoencoder, h, **options)
+
+
+def animals(data, seed=0, steps=4000):
+    """The BEGAN of images (n, 3, S, S) in [-1, 1] at 32 x 32, varied as those of the GAN."""
+    set_seed(seed)
+    model = image_began(gamma=0.7, augment=gan.augment, lr=2e-4, batch=16)
+    return model.fit(to_side(data, 32), steps=steps, seed=seed)
