@@ -223,7 +223,7 @@ def _largest(loss, net):
 
 # ------------------------------------------------------------------------------------------------------ bench
 
-def bench(seed=0, steps=15_000):
+def bench(seed=0, steps=6000):
     """Digits: whether the controller holds gamma, what gamma is worth, and whether all classes come."""
     (train, _), (test, labels) = worlds.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
@@ -270,11 +270,14 @@ def bench(seed=0, steps=15_000):
               controls={"k = 0": measure.pair_distance(loose) / measure.pair_distance(test)})]
 
 
-def digit_began(gamma, h=16, width=128, **options):
-    """A BEGAN of digits (n, 64) in [-1, 1], whose autoencoder codes them with h numbers, as many as z has."""
+def digit_began(gamma, h=16, width=128, rate=0.05, lr=2e-4, batch=32, **options):
+    """A BEGAN of digits (n, 64) in [-1, 1], whose autoencoder codes them with h numbers, as many as z has.
+
+    With the lambda of the paper, .001, k comes too late: G has collapsed to one class before k can push.
+    """
     generator = core.mlp(h, width, width, 64, activation=nn.ELU)
     autoencoder = core.mlp(64, width, width, h, width, width, 64, activation=nn.ELU)
-    return BEGAN(generator, autoencoder, h, gamma=gamma, **options)
+    return BEGAN(generator, autoencoder, h, gamma=gamma, rate=rate, lr=lr, batch=batch, **options)
 
 
 # ---------------------------------------------------------------------------------------------------- animals
@@ -293,5 +296,5 @@ def image_began(h=32, width=32, **options):
 def animals(data, seed=0, steps=4000):
     """The BEGAN of images (n, 3, S, S) in [-1, 1] at 32 x 32, varied as those of the GAN."""
     set_seed(seed)
-    model = image_began(gamma=0.7, augment=gan.augment, lr=2e-4, batch=16)
+    model = image_began(gamma=0.7, rate=0.05, augment=gan.augment, lr=2e-4, batch=16)
     return model.fit(to_side(data, 32), steps=steps, seed=seed)
