@@ -245,6 +245,7 @@ def bench(seed=0, steps=6000):
     drawn = {gamma: model.sample(N_DRAWN) for gamma, model in models.items()}
     spread = {gamma: measure.pair_distance(x) / measure.pair_distance(test) for gamma, x in drawn.items()}
     loose = free.sample(N_DRAWN)
+    spread_loose = measure.pair_distance(loose) / measure.pair_distance(test)
     last = drawn[GAMMAS[-1]]
 
     def n_classes(x):
@@ -261,19 +262,20 @@ def bench(seed=0, steps=6000):
     return checks + [
         Check("least growth of pair distance / real, gamma .3 to .5 to .7", min(steps_up), lo=0.02,
               source="; ".join(f"gamma {gamma}: {share:.3f}" for gamma, share in spread.items()),
-              controls={"the same gamma": 0.0}),
+              controls={"from gamma .3 to k = 0": spread_loose - spread[GAMMAS[0]]}),
         Check("L of uniform noise over that of held-out digits", foreign(models[GAMMAS[-1]]), lo=2.0,
               source=away, controls={"untaught D": foreign(digit_began(0.5))}),
         Check("gamma = 0.7: classes of 10 with 2 % of the samples", n_classes(last), lo=8, source=away,
               controls={"k = 0": n_classes(loose)}),
         Check("gamma = 0.7: pair distance / real", spread[GAMMAS[-1]], lo=0.6, source=away,
-              controls={"k = 0": measure.pair_distance(loose) / measure.pair_distance(test)})]
+              controls={"k = 0": spread_loose})]
 
 
 def digit_began(gamma, h=16, width=128, rate=0.05, lr=2e-4, batch=32, **options):
     """A BEGAN of digits (n, 64) in [-1, 1], whose autoencoder codes them with h numbers, as many as z has.
 
-    With the lambda of the paper, .001, k comes too late: G has collapsed to one class before k can push.
+    The controller is fast: with lambda = .001, as in the paper, and lr = .0001, L(G(z)) / L(x) swung between
+    .57 and .82 for gamma = .7, and samples were of one class of 10 (4000 steps).
     """
     generator = core.mlp(h, width, width, 64, activation=nn.ELU)
     autoencoder = core.mlp(64, width, width, h, width, width, 64, activation=nn.ELU)
