@@ -27,6 +27,8 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "gan",
     "pixelcnn",
     "pixelrnn",
+    "began",
+    "ppgn",
 )
 
 

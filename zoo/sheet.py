@@ -20,14 +20,14 @@ SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
 LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA",
-          "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN"}
+          "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN", "began": "BEGAN"}
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "log_p": "held-out log p [nats]",
          "bits": "bits/dim", "bound": "log p is", "spread": "pair distance / real",
          "copying": "to the nearest training / held-out image"}
 FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "spread": ".2f", "copying": ".2f"}
 NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each.
-The GAN's are 32 x 32, their pixels repeated.
+Those of the GAN and of BEGAN are 32 x 32, pixel nets smaller yet, their pixels repeated.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
 training images; models without a density have none. Models of levels give probabilities, which are no
 densities: their bits/dim of the held-out images, made small and put into levels, stand beside, to be compared
