@@ -147,6 +147,26 @@ def test_the_sheet_shows_a_copier_for_what_it_is(faces, tmp_path, monkeypatch):
         sheet.make([fa], faces, tmp_path)
 
 
+def test_a_row_is_reused_for_the_same_images_alone(faces, tmp_path, monkeypatch):
+    more, trained = tmp_path / "faces", []
+    more.mkdir()
+    for k, face in enumerate([*faces.iterdir()] * 2):
+        (more / f"{k}.png").write_bytes(face.read_bytes())
+    copier = types.SimpleNamespace(__name__="zoo.copier",
+                                   animals=lambda data, seed: trained.append(1) or Copies(data))
+    monkeypatch.setattr(sheet, "SIDE", 16)
+
+    def made(reuse):
+        sheet.make([copier], more, tmp_path, reuse=reuse)
+        return len(trained), read_json(tmp_path / "animals.json")["rows"]
+
+    assert made(True) == made(True) and made(True)[0] == 1 and made(False)[0] == 2
+    (tmp_path / "rows/copier.pt").write_bytes(b"broken")
+    assert made(True)[0] == 3
+    (more / "0.png").write_bytes((more / "1.png").read_bytes())
+    assert made(True)[0] == 4
+
+
 def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkeypatch):
     checks = [core.Check("good", 1.0, hi=2.0, source="by hand"),
               core.Check("bad", math.inf, hi=2.0, source="by hand", controls={"broken": 3.0})]

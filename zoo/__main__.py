@@ -29,6 +29,7 @@ class ZooConfig:
     seeds: int = option(1, "how many seeds bench runs, from 0", 1, 100)
     data: str = option("data/drawn", "folder of images for animals")
     out: str = option("output/zoo", "folder for records, tables and the sheet")
+    reuse: bool = option(False, "animals: take what --out has of these images; train only what is missing")
 
     def __post_init__(self):
         if not self.name:
@@ -51,7 +52,7 @@ def run(config):
         from zoo import sheet  # matplotlib and the rest are not needed for checks
 
         stem = "animals" if config.name == "all" else f"{config.name}_animals"
-        sheet.make(able, data_folder(config), config.out, stem)
+        sheet.make(able, data_folder(config), config.out, stem, reuse=config.reuse)
         print(Path(config.out, f"{stem}.md").read_text(encoding="utf-8"))
         return True
     return all([_measure(model, config) for model in able])

@@ -13,7 +13,7 @@ from evaluation.linear import bits_per_dim
 from evaluation.tables import write_tables
 from figures import save_recon
 from options import UserError
-from utils import load_img_tensors, set_seed, to_side, write_json
+from utils import hash_images, load_img_tensors, save_checkpoint, set_seed, to_side, write_json
 from zoo.measure import nearest, pair_distance
 
 SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
@@ -38,10 +38,12 @@ images fresh ones, too, are below 1: the row of the real images says it of the h
 """
 
 
-def make(models, data, out, stem="animals", seed=0):
+def make(models, data, out, stem="animals", seed=0, reuse=False):
     """Train every model of the list (modules) on a folder of images.
 
-    Writes out/STEM.png, the sheet; out/STEM.csv, .md and .tex, the table; out/STEM.json, what they are of.
+    Writes out/STEM.png, the sheet; out/STEM.csv, .md and .tex, the table; out/STEM.json, what they are of;
+    and, as soon as a model is done, out/rows/NAME.pt, with which `reuse` spares the training of it the next
+    time, if the images are the same.
     Raises UserError if there is no folder, a broken image, or too few of them.
     """
     images, _ = load_img_tensors(data, SIDE)
@@ -50,25 +52,44 @@ def make(models, data, out, stem="animals", seed=0):
     if len(test) < 2:
         raise UserError(f"--data {data}: holds {len(images)} images, too few; the sheet needs {2 * HELD_OUT}")
     shown, table = {"real": train[_spread(len(train))]}, [_real(train, test)]
+    out, key = Path(out), [hash_images(data), SIDE, seed]
+    (out / "rows").mkdir(parents=True, exist_ok=True)
     for module in models:
         name = module.__name__.split(".")[-1]
-        label = LABELS.get(name, name)
-        set_seed(seed)
-        began = time.perf_counter()
-        model = module.animals(train, seed)
-        seconds = time.perf_counter() - began
-        samples = to_side(model.sample(N_SAMPLES).detach().float(), SIDE)
-        shown[label] = samples[:N_SHOWN].clamp(-1, 1)
-        table.append({"model": label, "parameters": getattr(model, "n_parameters", None), "seconds": seconds}
-                     | _density(model, test) | _samples(samples, train, test))
-        print(f"{label}: {seconds:.0f} s", flush=True)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+        kept = _kept(out / "rows" / f"{name}.pt", key) if reuse else None
+        if not kept:
+            row, samples = _row(module, LABELS.get(name, name), train, test, seed)
+            kept = {"key": key, "row": row, "samples": samples[:N_SHOWN].clone()}
+            save_checkpoint(out / "rows" / f"{name}.pt", kept)
+        row = kept["row"]
+        shown[row["model"]] = kept["samples"].clamp(-1, 1)
+        table.append(row)
+        print(f"{row['model']}: {row['seconds']:.0f} s", flush=True)
     save_recon(shown, out / f"{stem}.png")
     write_tables(out, stem, table, HEADS, FORMS)
     note = NOTE.format(side=SIDE, n_train=len(train), n_test=len(test), n=N_SAMPLES).strip()
     name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else Path(data).name
     write_json(out / f"{stem}.json", {"data": name, "note": note, "rows": table})
+
+
+def _row(module, label, train, test, seed):
+    """Train a model and ask it for N_SAMPLES -> its row of the table, the samples."""
+    set_seed(seed)
+    began = time.perf_counter()
+    model = module.animals(train, seed)
+    seconds = time.perf_counter() - began
+    samples = to_side(model.sample(N_SAMPLES).detach().float(), SIDE)
+    row = {"model": label, "parameters": getattr(model, "n_parameters", None), "seconds": seconds}
+    return row | _density(model, test) | _samples(samples, train, test), samples
+
+
+def _kept(path, key):
+    """What an earlier run left of a model on these images; None if there is nothing that can be read."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        return kept if kept["key"] == key else None
+    except Exception:                  # a broken file makes torch.load raise nearly anything
+        return None
 
 
 def _spread(n):
