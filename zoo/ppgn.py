@@ -245,8 +245,8 @@ def _faces(seed, n=1000, burn=100, kept=60):
         step, states = mala(target, start, 60, 0.3, TARGET_GRADIENT).step.median().item(), []
         mala(target, start, burn + kept, step,
              callback=lambda k, z, *_, states=states: states.append(z) if k >= burn else None)
-        z = torch.cat(states)
-        free = distance(grid.draw(masses[y], n), masses[y])
+        z, drawn = torch.cat(states), grid.draw(masses[y], n)
+        free = distance(drawn, masses[y])
         checks.append(Check(
             f"faces: TV of MALA to p(z | {kind})", distance(z, masses[y]), hi=0.1,
             source=f"chosen beforehand; {n} independent draws give {free:.3f}; tuned s = {step:.2f}",
@@ -254,9 +254,10 @@ def _faces(seed, n=1000, burn=100, kept=60):
                       "the other kind": distance(z, masses[1 - y]),
                       f"no Metropolis test, t = {t}": distance(walk(exact, y, burn, kept), masses[y])}))
         with torch.no_grad():
-            told, untold = ((judge(model.net(codes)).argmax(1) == y).float().mean().item()
-                            for codes in (states[-1], start))
-        checks.append(Check(f"faces: share that a judge calls a {kind}", told, lo=0.85, source="chosen",
+            told, untold, exactly = ((judge(model.net(codes)).argmax(1) == y).double().mean().item()
+                                     for codes in (states[-1], start, drawn.float()))
+        checks.append(Check(f"faces: share that a judge calls a {kind}", told, lo=0.85,
+                            source=f"chosen; of draws from the grid's p(z | {kind}) it is {exactly:.3f}",
                             controls={"the prior": untold}))
     still = walk(exact._replace(steer=0.0), 1, burn, kept)
     loose, held = (walk(rates, 1, 300, 1).square().sum(1).mean().item() / 2
@@ -313,7 +314,7 @@ def _digits(seed, n=200):
     accuracy, spread, away = {}, {}, {}
     for name, model in models.items():
         kinds = list(enumerate(model.sample(10 * n, torch.arange(10).repeat_interleave(n)).split(n)))
-        accuracy[name] = min((judge(x).argmax(1) == y).float().mean().item() for y, x in kinds)
+        accuracy[name] = min((judge(x).argmax(1) == y).double().mean().item() for y, x in kinds)
         spread[name] = min(measure.pair_distance(x) / measure.pair_distance(real[y]) for y, x in kinds)
         away[name] = max(near(x, y) / near(train[labels == y], y) for y, x in kinds)
     others = f"DGN-AM {accuracy['DGN-AM']:.2f}, PPGN-x {accuracy['PPGN-x']:.2f}"
