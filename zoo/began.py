@@ -271,7 +271,7 @@ def bench(seed=0, steps=6000):
               controls={"k = 0": spread_loose})]
 
 
-def digit_began(gamma, h=16, width=128, rate=0.05, lr=2e-4, batch=32, **options):
+def digit_began(gamma, h=16, width=128, rate=0.05, lr=4e-4, batch=32, **options):
     """A BEGAN of digits (n, 64) in [-1, 1], whose autoencoder codes them with h numbers, as many as z has.
 
     The controller is fast: with lambda = .001, as in the paper, and lr = .0001, L(G(z)) / L(x) swung between
