@@ -17,7 +17,7 @@ from torch import nn
 
 from models import GenNet
 from utils import set_seed, to_side
-from zoo import core, gan, measure, worlds
+from zoo import core, measure, worlds
 from zoo.core import Check
 
 GAMMAS = (0.3, 0.5, 0.7)          # diversity ratios that bench compares
@@ -160,8 +160,9 @@ def _controller(real=0.75, fake=0.25, rate=0.5, steps=20):
     m_by_hand = [0.875] * steps + [0.8125] * steps
     free = [0.0625 * step for step in range(1, steps + 1)] + [-0.03125 * step for step in range(1, steps + 1)]
     return [Check("k of 20 steps up and 20 down, largest difference to hand values", off(k, by_hand), hi=1e-6,
-                  source="by hand", controls={"not clipped": off(free, by_hand),
-                                              "before the step": off([0.0, *k[:-1]], by_hand)}),
+                  source="by hand",
+                  controls={"not clipped": off(free, by_hand),
+                            "before the step": off([0.0, *k[:steps - 1], *k[steps:]], by_hand)}),
             Check("M of the same steps, largest difference to hand values", off(m, m_by_hand), hi=1e-6,
                   source="by hand", controls={"no absolute value": off(
                       [real + gamma * real - fake for gamma in (0.5, 0.25) for _ in range(steps)],
@@ -284,7 +285,7 @@ def digit_began(gamma, h=16, width=128, rate=0.05, lr=4e-4, batch=32, **options)
 
 # ---------------------------------------------------------------------------------------------------- animals
 
-def image_began(h=32, width=32, **options):
+def image_began(h=32, width=16, **options):
     """A BEGAN of images (n, 3, 32, 32): G is ABP's generator, and so is D's decoder, but for its tanh."""
     layers, channels = [], (3, width, 2 * width, 4 * width)
     for n_in, n_out in zip(channels, channels[1:], strict=False):
@@ -295,8 +296,13 @@ def image_began(h=32, width=32, **options):
     return BEGAN(GenNet(h, 32, 128, 12), autoencoder, h, **options)
 
 
-def animals(data, seed=0, steps=4000):
-    """The BEGAN of images (n, 3, S, S) in [-1, 1] at 32 x 32, varied as those of the GAN."""
+def animals(data, seed=0, steps=2000):
+    """The BEGAN of images (n, 3, S, S) in [-1, 1] and of their mirror images, at 32 x 32.
+
+    On 18 photographs it collapses: every sample is the same animal, and k ends at 0. It does so, too, at
+    a smaller learning rate and with the GAN's augmentation, and the animal is a blur then.
+    """
     set_seed(seed)
-    model = image_began(gamma=0.7, rate=0.05, augment=gan.augment, lr=2e-4, batch=16)
-    return model.fit(to_side(data, 32), steps=steps, seed=seed)
+    data = to_side(data, 32)
+    model = image_began(gamma=0.7, rate=0.05, lr=1e-3, batch=8)
+    return model.fit(torch.cat([data, data.flip(3)]), steps=steps, seed=seed)
