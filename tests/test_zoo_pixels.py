@@ -122,11 +122,11 @@ def test_causality_finds_what_was_put_there():
 def test_a_short_run_on_images_makes_images_and_no_density(module, images):
     model = module.animals(images, steps=2)
     row = sheet._density(model, images)
-    model.model.shape = (3, 4, 4)                            # smaller ones are drawn sooner
+    model.model.shape = (model.model.shape[0], 4, 4)         # smaller ones are drawn sooner
     x = model.sample(2)
     assert x.shape == (2, 3, 4, 4) and x.abs().max() < 1 and len(model.model.history) == 2
     assert not hasattr(model, "log_prob") and row["log_p"] is None and row["bits"] is None
-    assert "8 levels" in row["bound"] and model.bits_per_dim(images) < 4 and model.n_parameters > 1000
+    assert "levels" in row["bound"] and model.bits_per_dim(images) < 4 and model.n_parameters > 1000
 
 
 def test_levels_are_bins_and_samples_their_centres(images):
@@ -134,3 +134,8 @@ def test_levels_are_bins_and_samples_their_centres(images):
     levels = model.levels(images)
     assert levels.min() >= 0 and levels.max() <= 7
     assert ((2 * levels + 1) / 8 - 1 - images).abs().max() <= 1 / 8 + 1e-6
+    grey = pixels.Thumbnails(NETS["cnn"]((1, 8, 8), 16))
+    levels = grey.levels(images)
+    assert levels.shape == (len(images), 1, 8, 8) and levels.max() <= 15 and "grey, 16 levels" in grey.view
+    assert torch.equal(levels, grey.levels(images.flip(1)))            # whatever the colours
+    assert grey.sample(2).shape == (2, 3, 8, 8)

@@ -152,18 +152,21 @@ class PixelModel(nn.Module):
 # ---------------------------------------------------------------------------------------------------- animals
 
 class Thumbnails:
-    """A model of small pictures in few levels, as a sampler of images in [-1, 1].
+    """A model of small pictures in few levels, of three colours or grey, as a sampler of images in [-1, 1].
 
     It has no log_prob: probabilities of levels are no density of the images from which they were made.
     """
 
     def __init__(self, model):
         self.model, self.n_parameters = model, model.n_parameters
-        self.view = f"{model.shape[1]} x {model.shape[2]}, {model.levels} levels"
+        grey = ", grey" if model.shape[0] == 1 else ""
+        self.view = f"{model.shape[1]} x {model.shape[2]}{grey}, {model.levels} levels"
 
     def levels(self, images):
-        """Images (n, 3, S, S) in [-1, 1] -> levels (n, 3, h, w): pixels averaged, then equal bins."""
+        """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w): pixels averaged, then equal bins."""
         small = to_side(images, self.model.shape[1])
+        if self.model.shape[0] == 1:
+            small = small.mean(1, keepdim=True)
         return ((small + 1) / 2 * self.model.levels).long().clamp(0, self.model.levels - 1)
 
     def fit(self, images, **options):
@@ -174,7 +177,7 @@ class Thumbnails:
 
     def sample(self, n):
         """n images (n, 3, h, w): each value the centre of its bin."""
-        return (2 * self.model.sample(n) + 1) / self.model.levels - 1
+        return ((2 * self.model.sample(n) + 1) / self.model.levels - 1).expand(-1, 3, -1, -1)
 
     def bits_per_dim(self, images):
         """Bits for each value of images (n, 3, S, S) in this view; log2(levels) if nothing were known."""
