@@ -130,14 +130,20 @@ class Copies:
         return self.data[torch.arange(n) % len(self.data)]
 
 
-def test_the_sheet_shows_a_copier_for_what_it_is(faces, tmp_path, monkeypatch):
-    more = tmp_path / "faces"
-    more.mkdir()
+@pytest.fixture
+def twice(faces, tmp_path):
+    """A folder with each of the faces twice: enough to hold some out."""
+    folder = tmp_path / "twice"
+    folder.mkdir()
     for k, face in enumerate([*faces.iterdir()] * 2):
-        (more / f"{k}.png").write_bytes(face.read_bytes())
+        (folder / f"{k}.png").write_bytes(face.read_bytes())
+    return folder
+
+
+def test_the_sheet_shows_a_copier_for_what_it_is(faces, twice, tmp_path, monkeypatch):
     copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
     monkeypatch.setattr(sheet, "SIDE", 16)
-    sheet.make([copier, fa], more, tmp_path, "sheet")
+    sheet.make([copier, fa], twice, tmp_path, "sheet")
     rows = {row["model"]: row for row in read_json(tmp_path / "sheet.json")["rows"]}
     assert list(rows) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
     assert rows["copier"]["copying"] == pytest.approx(0, abs=1e-3) and rows["copier"]["log_p"] is None
@@ -147,23 +153,20 @@ def test_the_sheet_shows_a_copier_for_what_it_is(faces, tmp_path, monkeypatch):
         sheet.make([fa], faces, tmp_path)
 
 
-def test_a_row_is_reused_for_the_same_images_alone(faces, tmp_path, monkeypatch):
-    more, trained = tmp_path / "faces", []
-    more.mkdir()
-    for k, face in enumerate([*faces.iterdir()] * 2):
-        (more / f"{k}.png").write_bytes(face.read_bytes())
+def test_a_row_is_reused_for_the_same_images_alone(twice, tmp_path, monkeypatch):
+    trained = []
     copier = types.SimpleNamespace(__name__="zoo.copier",
                                    animals=lambda data, seed: trained.append(1) or Copies(data))
     monkeypatch.setattr(sheet, "SIDE", 16)
 
     def made(reuse):
-        sheet.make([copier], more, tmp_path, reuse=reuse)
+        sheet.make([copier], twice, tmp_path, reuse=reuse)
         return len(trained), read_json(tmp_path / "animals.json")["rows"]
 
     assert made(True) == made(True) and made(True)[0] == 1 and made(False)[0] == 2
     (tmp_path / "rows/copier.pt").write_bytes(b"broken")
     assert made(True)[0] == 3
-    (more / "0.png").write_bytes((more / "1.png").read_bytes())
+    (twice / "0.png").write_bytes((twice / "1.png").read_bytes())
     assert made(True)[0] == 4
 
 

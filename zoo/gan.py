@@ -14,6 +14,7 @@ Packing (Lin, Khetan, Fanti and Oh, PacGAN, NeurIPS 2018) shows D `pack` items a
 so that it sees a lack of variety.
 """
 import copy
+import itertools
 import math
 
 import torch
@@ -323,12 +324,20 @@ def augment(x):
     return x + 0.4 * (torch.rand(n, 1, 1, 1) - 0.5)
 
 
+def image_layers(width, activation):
+    """Layers (n, 3, 32, 32) -> (n, 64 width): three convolutions, each to half the side, a list.
+
+    No batch normalisation: with it D would tell batches apart.
+    """
+    layers = []
+    for n_in, n_out in itertools.pairwise((3, width, 2 * width, 4 * width)):
+        layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), activation]
+    return [*layers, nn.Flatten()]
+
+
 def image_discriminator(width=32):
-    """Images (n, 3, 32, 32) -> logits (n, 1). No batch normalisation: with it D would tell batches apart."""
-    layers, channels = [], (3, width, 2 * width, 4 * width)
-    for n_in, n_out in zip(channels, channels[1:], strict=False):
-        layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.LeakyReLU(0.2)]               # half the side
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * 16, 1))
+    """Images (n, 3, 32, 32) -> logits (n, 1)."""
+    return nn.Sequential(*image_layers(width, nn.LeakyReLU(0.2)), nn.Linear(64 * width, 1))
 
 
 def animals(data, seed=0, steps=3000):
