@@ -4,8 +4,8 @@ import itertools
 import pytest
 import torch
 
-from utils import set_seed
-from zoo import core, measure, pixelcnn, pixelrnn, pixels, sheet
+from utils import set_seed, to_side
+from zoo import core, measure, pixelcnn, pixelrnn, pixels, sheet, views
 from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
 
 NETS = {
@@ -139,3 +139,13 @@ def test_levels_are_bins_and_samples_their_centres(images):
     assert levels.shape == (len(images), 1, 8, 8) and levels.max() <= 15 and "grey, 16 levels" in grey.view
     assert torch.equal(levels, grey.levels(images.flip(1)))            # whatever the colours
     assert grey.sample(2).shape == (2, 3, 8, 8)
+
+
+def test_images_become_strings_row_by_row_and_come_back(images):
+    tokens = views.to_strings(images)
+    assert tokens.shape == (len(images), 64) and tokens.dtype == torch.int64
+    small = to_side(images, 8).mean(1)
+    assert (views.from_strings(tokens)[:, 0] - small).abs().max() <= 1 / 16 + 1e-6       # half a bin
+    both = views.to_strings(images, mirrored=True)
+    assert torch.equal(both[:len(images)], tokens)
+    assert torch.equal(both[len(images):].view(-1, 8, 8).flip(2).flatten(1), tokens)

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from utils import set_seed, to_side
+from utils import set_seed
+from zoo import views
 from zoo.core import n_parameters
 
 
@@ -159,15 +160,11 @@ class Thumbnails:
 
     def __init__(self, model):
         self.model, self.n_parameters = model, model.n_parameters
-        grey = ", grey" if model.shape[0] == 1 else ""
-        self.view = f"{model.shape[1]} x {model.shape[2]}{grey}, {model.levels} levels"
+        self.view = views.name(model.shape, model.levels)
 
     def levels(self, images):
-        """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w): pixels averaged, then equal bins."""
-        small = to_side(images, self.model.shape[1])
-        if self.model.shape[0] == 1:
-            small = small.mean(1, keepdim=True)
-        return ((small + 1) / 2 * self.model.levels).long().clamp(0, self.model.levels - 1)
+        """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w)."""
+        return views.to_levels(images, self.model.shape, self.model.levels)
 
     def fit(self, images, **options):
         """Learn from images (n, 3, S, S) and their mirror images; options as of PixelModel.fit -> self."""
@@ -177,7 +174,7 @@ class Thumbnails:
 
     def sample(self, n):
         """n images (n, 3, h, w): each value the centre of its bin."""
-        return ((2 * self.model.sample(n) + 1) / self.model.levels - 1).expand(-1, 3, -1, -1)
+        return views.from_levels(self.model.sample(n), self.model.levels)
 
     def bits_per_dim(self, images):
         """Bits for each value of images (n, 3, S, S) in this view; log2(levels) if nothing were known."""

@@ -1,0 +1,43 @@
+"""Images as the models of levels see them: small, and each value one of few levels."""
+import torch
+
+from utils import to_side
+
+STRING = (1, 8, 8)               # the view of the models of strings: 8 x 8, grey, read row by row
+STRING_LEVELS = 16
+
+
+def to_levels(images, shape, levels):
+    """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w), int64: pixels averaged, then equal bins.
+
+    shape  (c, h, w) with h = w; c = 3, or 1 for grey
+    """
+    small = to_side(images, shape[1])
+    if shape[0] == 1:
+        small = small.mean(1, keepdim=True)
+    return ((small + 1) / 2 * levels).long().clamp(0, levels - 1)
+
+
+def from_levels(x, levels):
+    """Levels (n, c, h, w) -> images (n, 3, h, w): each value the centre of its bin, grey in all colours."""
+    return ((2 * x + 1) / levels - 1).expand(-1, 3, -1, -1)
+
+
+def name(shape, levels):
+    """'8 x 8, grey, 16 levels': a view, as a table names it."""
+    grey = ", grey" if shape[0] == 1 else ""
+    return f"{shape[1]} x {shape[2]}{grey}, {levels} levels"
+
+
+def to_strings(images, mirrored=False):
+    """Images (n, 3, S, S) in [-1, 1] -> strings of 64 tokens in 0 .. 15, (n, 64), int64.
+
+    mirrored  add the strings of the mirror images: (2n, 64)
+    """
+    x = to_levels(images, STRING, STRING_LEVELS)
+    return (torch.cat([x, x.flip(3)]) if mirrored else x).flatten(1)
+
+
+def from_strings(tokens):
+    """Strings (n, 64) -> images (n, 3, 8, 8) in [-1, 1]."""
+    return from_levels(tokens.unflatten(1, STRING), STRING_LEVELS)
