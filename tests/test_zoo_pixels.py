@@ -121,12 +121,12 @@ def test_causality_finds_what_was_put_there():
 @pytest.mark.parametrize("module", [pixelcnn, pixelrnn])
 def test_a_short_run_on_images_makes_images_and_no_density(module, images):
     model = module.animals(images, steps=2)
-    row = sheet._density(model, images)
+    said = sheet._density(model, images)
     model.model.shape = (model.model.shape[0], 4, 4)         # smaller ones are drawn sooner
     x = model.sample(2)
     assert x.shape == (2, 3, 4, 4) and x.abs().max() < 1 and len(model.model.history) == 2
-    assert not hasattr(model, "log_prob") and row["log_p"] is None and row["bits"] is None
-    assert "levels" in row["bound"] and model.bits_per_dim(images) < 4 and model.n_parameters > 1000
+    assert not hasattr(model, "log_prob") and said["log_p"] is None and said["bits"] is None
+    assert "levels" in model.view and said["level_bits"] < 4 and model.n_parameters > 1000
 
 
 def test_levels_are_bins_and_samples_their_centres(images):

@@ -5,6 +5,7 @@ same number of samples. What a model cannot say stays empty.
 """
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,108 +13,181 @@ from abp import ROOT
 from evaluation.linear import bits_per_dim
 from evaluation.tables import write_tables
 from figures import save_recon
+from latex import escape, macros
 from options import UserError
-from utils import hash_images, load_img_tensors, save_checkpoint, set_seed, to_side, write_json
+from utils import hash_images, load_img_tensors, save_checkpoint, set_seed, to_side, write_atomic, write_json
+from zoo.judge import LEAST_RIGHT, Judge, kinds
 from zoo.measure import nearest, pair_distance
 
 SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
 LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA",
-          "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN", "began": "BEGAN"}
-HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "log_p": "held-out log p [nats]",
-         "bits": "bits/dim", "bound": "log p is", "spread": "pair distance / real",
-         "copying": "to the nearest training / held-out image"}
-FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "spread": ".2f", "copying": ".2f"}
+          "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN", "began": "BEGAN", "bgan": "BGAN",
+          "seqgan": "SeqGAN", "maskgan": "MaskGAN"}
+HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "view": "what it draws",
+         "log_p": "held-out log p [nats]", "bits": "bits/dim", "level_bits": "bits/dim of its levels",
+         "bound": "log p is", "spread": "pair distance / real",
+         "copying": "to the nearest training / held-out image", "rarest": "share of the rarest kind",
+         "confidence": "judge's confidence"}
+FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "level_bits": ".3f"} | dict.fromkeys(
+    ("spread", "copying", "rarest", "confidence"), ".2f")
+SAID = ("log_p", "bits", "level_bits", "bound")       # columns of what a model says of held-out images
 NOTE = """
-Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each.
-Those of the GAN and of BEGAN are 32 x 32, pixel nets smaller yet, their pixels repeated.
+Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each
+model. What is drawn smaller is shown, and measured, with its pixels repeated.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
-training images; models without a density have none. Models of levels give probabilities, which are no
-densities: their bits/dim of the held-out images, made small and put into levels, stand beside, to be compared
-only at the same size and levels. Pair distance: mean distance of two samples, over that of two training
-images; near 0 all samples are the same. Last column: mean distance of samples to the nearest training image,
-over that to the nearest held-out one; near 0 samples are copies. With fewer held-out images than training
-images fresh ones, too, are below 1: the row of the real images says it of the held-out ones.
+training images; bits/dim: the same for each value of an image. Models of levels give probabilities, which are
+no densities: bits/dim of its levels is of the held-out images, made small and put into levels, and can be
+compared only between models that draw the same. Models without either have none.
+Pair distance: mean distance of two samples, over that of two training images; near 0 all samples are the
+same. To the nearest: mean distance of samples to the nearest training image, over that to the nearest
+held-out one; near 0 samples are copies. With fewer held-out images than training images fresh ones, too, are
+below 1: the row of the real images says it of the held-out ones. {judge}
 """
+HEARD = """
+A judge that saw only the held-out images, and takes {right:.0%} of the training images for what they are,
+tells the kinds of samples apart: the share of the rarest of {n_kinds} kinds, and how sure it is; likewise of
+the training images."""
+UNHEARD = """
+A judge that saw only the held-out images takes no more than {right:.0%} of the training images for what they
+are, fewer than {least:.0%}: what it says of samples is left out."""
+UNKNOWN = "Neither a factors.csv nor file names such as lion_01.jpg tell kinds apart, so no judge was taught."
+FILLS = """
+{names} fills in what is missing of an image: its row has the held-out images, those to fill are above it, and
+what is measured of samples is left out."""
+
+
+class Split(NamedTuple):
+    """Images (n, 3, SIDE, SIDE) in [-1, 1] and their kinds, lists of texts or None."""
+    train: torch.Tensor
+    test: torch.Tensor
+    train_kinds: list | None
+    test_kinds: list | None
 
 
 def make(models, data, out, stem="animals", seed=0, reuse=False):
     """Train every model of the list (modules) on a folder of images.
 
-    Writes out/STEM.png, the sheet; out/STEM.csv, .md and .tex, the table; out/STEM.json, what they are of;
-    and, as soon as a model is done, out/rows/NAME.pt, with which `reuse` spares the training of it the next
-    time, if the images are the same.
+    Writes out/STEM.png, the sheet; out/STEM.csv, .md and .tex, the table; out/STEM_macros.tex, what a LaTeX
+    report says of them; out/STEM.json, what they are of; and, as soon as a model is done, out/rows/NAME.pt,
+    with which `reuse` spares the training of it the next time, if the images are the same.
     Raises UserError if there is no folder, a broken image, or too few of them.
     """
-    images, _ = load_img_tensors(data, SIDE)
-    test = images[HELD_OUT - 1::HELD_OUT]
-    train = torch.cat([part[:HELD_OUT - 1] for part in images.split(HELD_OUT)])
-    if len(test) < 2:
-        raise UserError(f"--data {data}: holds {len(images)} images, too few; the sheet needs {2 * HELD_OUT}")
-    shown, table = {"real": train[_spread(len(train))]}, [_real(train, test)]
-    out, key = Path(out), [hash_images(data), SIDE, seed]
-    (out / "rows").mkdir(parents=True, exist_ok=True)
+    split = _split(data)
+    judge = Judge(split.test, split.test_kinds) if split.test_kinds else None
+    right = judge and judge.right(split.train, split.train_kinds)
+    heard = judge if judge and right >= LEAST_RIGHT else None
+    shown = {"real": split.train[_spread(len(split.train))]}
+    table, fillers = [_real(split, heard)], []
     for module in models:
-        name = module.__name__.split(".")[-1]
-        kept = _kept(out / "rows" / f"{name}.pt", key) if reuse else None
-        if not kept:
-            row, samples = _row(module, LABELS.get(name, name), train, test, seed)
-            kept = {"key": key, "row": row, "samples": samples[:N_SHOWN].clone()}
-            save_checkpoint(out / "rows" / f"{name}.pt", kept)
-        row = kept["row"]
-        shown[row["model"]] = kept["samples"].clamp(-1, 1)
-        table.append(row)
+        kept = _kept(module, split, Path(out), [hash_images(data), SIDE, seed], reuse)
+        row, samples = kept["row"], to_side(kept["samples"].float(), SIDE)
+        if kept["masked"] is not None:
+            fillers.append(row["model"])           # as many held-out images as there are columns
+            shown["to fill"] = to_side(kept["masked"].float(), SIDE)
+        shown[row["model"]] = samples[:N_SHOWN].clamp(-1, 1)
+        table.append(row | _of_samples(None if kept["masked"] is not None else samples, split, heard))
         print(f"{row['model']}: {row['seconds']:.0f} s", flush=True)
-    save_recon(shown, out / f"{stem}.png")
-    write_tables(out, stem, table, HEADS, FORMS)
-    note = NOTE.format(side=SIDE, n_train=len(train), n_test=len(test), n=N_SAMPLES).strip()
+    save_recon(shown, Path(out) / f"{stem}.png")
+    write_tables(Path(out), stem, table, HEADS, FORMS)
+    note = _note(split, right, fillers)
     name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else Path(data).name
-    write_json(out / f"{stem}.json", {"data": name, "note": note, "rows": table})
+    write_json(Path(out) / f"{stem}.json", {"data": name, "note": note, "rows": table})
+    write_atomic(Path(out) / f"{stem}_macros.tex", macros({"zooData": escape(name, breakable=True),
+                                                           "zooNote": escape(note)}))
 
 
-def _row(module, label, train, test, seed):
-    """Train a model and ask it for N_SAMPLES -> its row of the table, the samples."""
-    set_seed(seed)
+def _split(data):
+    images, names = load_img_tensors(data, SIDE)
+    held = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+    if held.sum() < 2:
+        raise UserError(f"--data {data}: holds {len(images)} images, too few; the sheet needs {2 * HELD_OUT}")
+    known = kinds(data, names)
+    train_kinds, test_kinds = ([kind for kind, out in zip(known, held, strict=True) if out == part]
+                               for part in (False, True)) if known else (None, None)
+    if known and set(test_kinds) != set(known):
+        train_kinds = test_kinds = None            # a kind of which none is held out cannot be taught
+    return Split(images[~held], images[held], train_kinds, test_kinds)
+
+
+def _note(split, right, fillers):
+    if right is None:
+        judge = UNKNOWN
+    elif right >= LEAST_RIGHT:
+        judge = HEARD.format(right=right, n_kinds=len(set(split.test_kinds)))
+    else:
+        judge = UNHEARD.format(right=right, least=LEAST_RIGHT)
+    note = NOTE.format(side=SIDE, n_train=len(split.train), n_test=len(split.test), n=N_SAMPLES,
+                       judge=judge.strip())
+    return (note.strip() + (FILLS.format(names=" and ".join(fillers)) if fillers else ""))
+
+
+# -------------------------------------------------------------------------------------------------- one model
+
+def _kept(module, split, out, key, reuse):
+    """What a model has made of the images, as its file keeps it: read from there, or made and written.
+
+    {"key", "row": what needs the model, "samples": (n, 3, s, s) half precision, "masked": (n, 3, s, s) that a
+    model which fills in was given, or None}
+    """
+    name = module.__name__.split(".")[-1]
+    path = out / "rows" / f"{name}.pt"
+    if reuse:
+        try:
+            kept = torch.load(path, weights_only=True)
+            if kept["key"] == key and "masked" in kept:
+                return kept
+        except Exception:              # a broken file makes torch.load raise nearly anything
+            pass
+    set_seed(seed=key[-1])
     began = time.perf_counter()
-    model = module.animals(train, seed)
-    seconds = time.perf_counter() - began
-    samples = to_side(model.sample(N_SAMPLES).detach().float(), SIDE)
-    row = {"model": label, "parameters": getattr(model, "n_parameters", None), "seconds": seconds}
-    return row | _density(model, test) | _samples(samples, train, test), samples
+    model = module.animals(split.train, key[-1])
+    row = {"model": LABELS.get(name, name), "parameters": getattr(model, "n_parameters", None),
+           "seconds": time.perf_counter() - began}
+    if hasattr(model, "sample"):
+        samples, masked = model.sample(N_SAMPLES), None
+    else:
+        again = split.test[torch.arange(N_SHOWN) * len(split.test) // N_SHOWN]    # if few, more than once
+        samples, masked = model.fill(again), model.masked(again).half()
+    row["view"] = getattr(model, "view", f"{samples.shape[-2]} x {samples.shape[-1]}")
+    row |= _density(model, split.test)
+    kept = {"key": key, "row": row, "samples": samples.detach().half(), "masked": masked}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, kept)
+    return kept
 
 
-def _kept(path, key):
-    """What an earlier run left of a model on these images; None if there is nothing that can be read."""
-    try:
-        kept = torch.load(path, weights_only=True)
-        return kept if kept["key"] == key else None
-    except Exception:                  # a broken file makes torch.load raise nearly anything
-        return None
+def _density(model, test):
+    """What a model says of images that it has not seen; what it cannot say is None."""
+    said = dict.fromkeys(SAID)
+    if hasattr(model, "bits_per_dim"):     # of levels at its own size
+        return said | {"level_bits": model.bits_per_dim(test), "bound": "exact"}
+    if hasattr(model, "log_prob"):
+        log_p = model.log_prob(test).mean().item()
+        return said | {"log_p": log_p, "bits": bits_per_dim(log_p, test[0].numel()),
+                       "bound": "exact" if model.exact else "a lower bound"}
+    return said
+
+
+def _of_samples(samples, split, judge):
+    """What is measured of samples (n, 3, SIDE, SIDE); None where there are none, or no judge to be heard."""
+    spread = copying = rarest = confidence = None
+    if samples is not None:
+        spread = pair_distance(samples) / pair_distance(split.train)
+        copying = nearest(samples, split.train) / nearest(samples, split.test)
+        if judge:
+            rarest, confidence = judge.verdict(samples)
+    return {"spread": spread, "copying": copying, "rarest": rarest, "confidence": confidence}
+
+
+def _real(split, judge):
+    """The first row: what the columns would be if samples were real."""
+    nothing = dict.fromkeys(("parameters", "seconds", "view", *SAID))
+    copying = nearest(split.test, split.train) / nearest(split.test, split.test, itself=True)
+    return {"model": "real"} | nothing | _of_samples(split.train, split, judge) | {"copying": copying}
 
 
 def _spread(n):
     """N_SHOWN of n places, evenly, so that images that are sorted by kind are all represented."""
     return torch.linspace(0, n - 1, min(n, N_SHOWN)).round().long()
-
-
-def _real(train, test):
-    copying = nearest(test, train) / nearest(test, test, itself=True)
-    return {"model": "real", "parameters": None, "seconds": None, "log_p": None, "bits": None, "bound": None,
-            "spread": 1.0, "copying": copying}
-
-
-def _density(model, test):
-    if hasattr(model, "view"):             # of levels at its own size: nothing that the columns could compare
-        of_levels = f"of {model.view}: {model.bits_per_dim(test):.2f} bits/dim"
-        return {"log_p": None, "bits": None, "bound": of_levels}
-    if not hasattr(model, "log_prob"):
-        return {"log_p": None, "bits": None, "bound": None}
-    log_p = model.log_prob(test).mean().item()
-    return {"log_p": log_p, "bits": bits_per_dim(log_p, test[0].numel()),
-            "bound": "exact" if model.exact else "a lower bound"}
-
-
-def _samples(samples, train, test):
-    return {"spread": pair_distance(samples) / pair_distance(train),
-            "copying": nearest(samples, train) / nearest(samples, test)}
