@@ -1,5 +1,6 @@
 """Tables as CSV (full precision, for programs), Markdown and LaTeX (rounded, for readers)."""
 from latex import tabular
+from options import UserError
 from utils import write_atomic, write_table
 
 MISSING = "–"
@@ -43,3 +44,15 @@ def markdown(titles, cells, words):
     rule = ["---" if word else "---:" for word in words]
     lines = [titles, rule, *cells]
     return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+
+
+def replace_between(page, name, part, path):
+    """A Markdown page with what stands between <!-- name --> and <!-- end name --> replaced by `part`.
+
+    Raises UserError, naming the page's path, unless both markers are there once.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise UserError(f"{path}: must hold {begin.strip()} and {end} once each; put them back")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{part.strip()}\n\n{end}{rest.split(end)[1]}"

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 sys.path.insert(0, str(ROOT))
 
-from options import UserError, exit_status  # noqa: E402  the program lies one folder up
+from evaluation.tables import replace_between  # noqa: E402  the program lies one folder up
+from options import UserError, exit_status  # noqa: E402
 from utils import read_json, write_atomic, write_json  # noqa: E402
 
 # the command as a user types it, and the file in the run folder that shows it has ended
@@ -64,7 +65,7 @@ def showcase(run, experiments):
     draw(run)
     text = README.read_text(encoding="utf-8")
     for name, table in tables(run).items():
-        text = replace(text, name, table)
+        text = replace_between(text, name, table, README)
     write_atomic(README, text)
     print(f"{README.name} and {DOCS.name}/ are as {run} shows")
 
@@ -158,15 +159,6 @@ def tables(run):
         if (run / "evaluation" / file).is_file():
             found[name] = make(run / "evaluation")
     return found
-
-
-def replace(text, name, table):
-    """The README with what stands between the markers of a name replaced."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise UserError(f"{README}: must hold {begin.strip()} and {end} once each")
-    before, rest = text.split(begin)
-    return before + begin + "\n" + table + "\n" + end + rest.split(end)[1]
 
 
 def markdown(titles, rows):

@@ -19,6 +19,7 @@ import manuscript
 import run
 from evaluation.start import QUANTITIES
 from figures import plot_stats, save_recon
+from zoo import fa, sheet
 
 SOURCE = (ROOT / "report" / "report.tex").read_text()
 NAMES = "".join(map(chr, range(32, 127))) + "".join(map(chr, range(0xA1, 0x100))) + "".join(latex.LETTERS)
@@ -35,8 +36,13 @@ def latexmk():
 
 @pytest.fixture(scope="module")
 def evaluated(faces, tmp_path_factory):
-    """A finished and evaluated run of both starts, output/001 beside report/."""
+    """A finished and evaluated run of both starts, output/001 beside report/, and a sheet of the zoo."""
     folder = tmp_path_factory.mktemp("house") / "output" / "001"
+    data = tmp_path_factory.mktemp("data_of the zoo") / "12 faces"
+    data.mkdir()
+    for k, face in enumerate([*faces.iterdir()] * 2):
+        shutil.copy(face, data / f"{'lion' if k % 3 else 'tiger'}_{k}.png")
+    sheet.make([fa], data, folder.parent / "zoo")
     assert abp.main(command(faces, f"--out={folder}")) == 0
     assert evaluate.main([str(folder), "--n_steps", "20", "--n_shown", "2"]) == 0
     return folder
@@ -45,7 +51,7 @@ def evaluated(faces, tmp_path_factory):
 @pytest.fixture
 def house(evaluated, tmp_path):
     """A copy of the run to spoil: tmp_path/output/001."""
-    shutil.copytree(evaluated, tmp_path / "output" / "001")
+    shutil.copytree(evaluated.parent, tmp_path / "output")
     return tmp_path
 
 
@@ -250,7 +256,8 @@ def test_every_kind_of_run_has_its_report(latexmk, faces, tmp_path, options):
     assert not (tmp_path / "output" / "latest.tex").exists()         # it lies in no output/ of the program's
     assert evaluate.main([str(folder), "--n_steps", "20", "--n_shown", "1"]) == 0
     status, output, log = build(tmp_path, folder)
-    check(tmp_path, status, log)
+    check(tmp_path, status, log, boxes=1)
+    assert "Missing ../output/zoo/animals.tex; make it with: python -m zoo all animals" in log
 
 
 # ---- figures

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from evaluation.tables import replace_between
 from options import UserError
 from utils import write_table
 
@@ -53,8 +54,8 @@ def test_every_table_has_its_place_in_the_readme_and_says_what_the_run_says(run)
     text = showcase.README.read_text(encoding="utf-8")
     tables = showcase.tables(run)
     for name, table in tables.items():
-        text = showcase.replace(text, name, table)
-        assert showcase.replace(text, name, table) == text
+        text = replace_between(text, name, table, "README.md")
+        assert replace_between(text, name, table, "README.md") == text
     for row in ("| PSNR of the reconstructions | 33.2 dB | 31.1 dB |",
                 "[nats] / bits per dimension | 86,024 / 4.47 | 77,059 / 4.73 |",
                 "| ABP, warm start | 2 | 33.2 dB | 86,024 | 4.47 |",
@@ -73,8 +74,8 @@ def test_what_was_not_computed_keeps_its_table(run):
 
 
 def test_a_readme_without_the_marker_is_refused():
-    with pytest.raises(UserError, match="must hold <!-- results -->"):
-        showcase.replace("nothing", "results", "table")
+    with pytest.raises(UserError, match="README.md: must hold <!-- results -->"):
+        replace_between("nothing", "results", "table", "README.md")
 
 
 def test_commands_whose_results_are_there_are_not_run_again(run, capsys):

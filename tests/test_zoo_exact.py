@@ -1,15 +1,12 @@
 """The zoo's closed forms hold, for every model; and its frame: checks, the adversarial loop, the command."""
 import importlib
 import math
-import types
 
 import pytest
 import torch
 
 from abp import Config
-from options import UserError
-from utils import read_json
-from zoo import abp, core, fa, measure, records, sheet, vae, worlds
+from zoo import abp, core, fa, measure, records, vae, worlds
 from zoo.__main__ import main
 
 EXACT = [name for name in core.MODELS if hasattr(importlib.import_module(f"zoo.{name}"), "exact")]
@@ -120,56 +117,6 @@ def test_settings_keep_the_energy_of_a_picture_of_another_side():
     assert abp.settings(64, seed=3).mse_sigma == Config().mse_sigma / 2 and abp.settings(64, seed=3).seed == 3
 
 
-class Copies:
-    """A model that has memorised the images it saw, and nothing else."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def sample(self, n):
-        return self.data[torch.arange(n) % len(self.data)]
-
-
-@pytest.fixture
-def twice(faces, tmp_path):
-    """A folder with each of the faces twice: enough to hold some out."""
-    folder = tmp_path / "twice"
-    folder.mkdir()
-    for k, face in enumerate([*faces.iterdir()] * 2):
-        (folder / f"{k}.png").write_bytes(face.read_bytes())
-    return folder
-
-
-def test_the_sheet_shows_a_copier_for_what_it_is(faces, twice, tmp_path, monkeypatch):
-    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    sheet.make([copier, fa], twice, tmp_path, "sheet")
-    rows = {row["model"]: row for row in read_json(tmp_path / "sheet.json")["rows"]}
-    assert list(rows) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
-    assert rows["copier"]["copying"] == pytest.approx(0, abs=1e-3) and rows["copier"]["log_p"] is None
-    assert rows["FA"]["copying"] > 0.2 and rows["FA"]["bound"] == "exact"
-    assert rows["FA"]["parameters"] == 4 * 768 and math.isfinite(rows["FA"]["log_p"])
-    with pytest.raises(UserError, match="too few"):
-        sheet.make([fa], faces, tmp_path)
-
-
-def test_a_row_is_reused_for_the_same_images_alone(twice, tmp_path, monkeypatch):
-    trained = []
-    copier = types.SimpleNamespace(__name__="zoo.copier",
-                                   animals=lambda data, seed: trained.append(1) or Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-
-    def made(reuse):
-        sheet.make([copier], twice, tmp_path, reuse=reuse)
-        return len(trained), read_json(tmp_path / "animals.json")["rows"]
-
-    assert made(True) == made(True) and made(True)[0] == 1 and made(False)[0] == 2
-    (tmp_path / "rows/copier.pt").write_bytes(b"broken")
-    assert made(True)[0] == 3
-    (twice / "0.png").write_bytes((twice / "1.png").read_bytes())
-    assert made(True)[0] == 4
-
-
 def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkeypatch):
     checks = [core.Check("good", 1.0, hi=2.0, source="by hand"),
               core.Check("bad", math.inf, hi=2.0, source="by hand", controls={"broken": 3.0})]
@@ -177,7 +124,17 @@ def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkey
     assert main(["fa", "exact", f"--out={tmp_path}"]) == 1
     assert "| bad | inf | ≤ 2 | broken: 3 | **FAILED** | by hand |" in capsys.readouterr().out
     monkeypatch.setattr(fa, "exact", lambda: checks[:1])
-    monkeypatch.setattr(records, "README", tmp_path / "README.md")
+    page = tmp_path / "README.md"
+    monkeypatch.setattr(records, "README", page)
+    page.write_text("by hand\n<!-- failures -->\n<!-- end failures -->\n"
+                    "<!-- measured -->\nold\n<!-- end measured -->")
+    assert main(["readme", f"--out={tmp_path}"]) == 0
+    assert "- fa exact, seed 0: bad: inf, bound ≤ 2\n" in page.read_text()
     assert main(["fa", "exact", f"--out={tmp_path}"]) == 0
     assert main(["readme", f"--out={tmp_path}"]) == 0
-    assert "| good | 1 | ≤ 2 |  | yes | by hand |" in (tmp_path / "README.md").read_text()
+    text = page.read_text()
+    assert "| good | 1 | ≤ 2 |  | yes | by hand |" in text and "Nothing.\n" in text
+    assert text.startswith("by hand\n") and "\nold\n" not in text and "bad" not in text
+    page.write_text("by hand")
+    assert main(["readme", f"--out={tmp_path}"]) == 2
+    assert "must hold <!-- failures --> and <!-- end failures --> once each" in capsys.readouterr().err

@@ -98,3 +98,20 @@ def test_codes_are_white_and_steering_raises_the_class(steered):
     with torch.no_grad():
         before, after = (ppgn.log_class(model.logits(at), y).mean() for at in (h, climb.chains(h, y, 20)))
     assert after > before
+
+
+def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
+    x, y = ppgn._drawn(12, 0)
+    kinds = ["lion" if lion else "tiger" for lion in y]
+    set_seed(0)
+    model = ppgn.animals(x, 0, kinds, side=16, width=2, hidden=32, n_epochs=3)
+    images = model.sample(5, n_steps=2)
+    assert images.shape == (5, 3, 16, 16) and images.isfinite().all() and model.classes == 2
+
+    class Bright(torch.nn.Module):              # tells the sign of z_1, whatever the images are
+        def forward(self, z):
+            return z.view(-1, 2, 1, 1)[:, [0]].expand(-1, 3, 16, 16)
+
+    model.net, model.classifier = Bright(), lambda x: 20 * torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)
+    z = model.sample(200)[:, 0, 0, 0]
+    assert (z[::2] > 0).float().mean() > 0.95 and (z[1::2] < 0).float().mean() > 0.95

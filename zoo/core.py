@@ -4,7 +4,8 @@ A file of zoo/ holds one model: its networks, its objective and its bars, as fun
 
     exact() -> list of Check            closed forms; seconds; every test run
     bench(seed=0) -> list of Check      trained on data whose truth is known; minutes
-    animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet
+    animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet;
+                                        an argument `kinds`, n texts, is given what each image is
 
 Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
 what draws otherwise. There is no base class: what a model can do is seen from what it has.

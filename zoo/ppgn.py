@@ -18,7 +18,7 @@ needs the density itself: where the prior is known, as that of ABP's latent is, 
 Deliberately not as in the released sampler: the gradient is that of log softmax, not of the target's logit
 alone; no step is divided by the size of its gradient, so that noise stays noise; codes are not clipped, but R
 is bounded (tanh); and e1 has its 1 / s^2. G has no adversary: for 64 pixels image and feature losses are
-enough. There is no animals(): to steer one must know which images are lions, and a folder does not say.
+enough.
 """
 import math
 from typing import NamedTuple
@@ -29,10 +29,11 @@ from torch.nn import functional as F
 
 from data.draw import draw_set
 from samplers import TARGET_GRADIENT, mala
-from utils import to_tensor
+from utils import to_side, to_tensor
 from zoo import abp, measure, worlds
 from zoo.codes import Codes, fit_classifier, fit_denoiser
-from zoo.core import Check, mlp
+from zoo.core import Check, mlp, n_parameters
+from zoo.gan import augment
 
 
 class Rates(NamedTuple):
@@ -197,10 +198,10 @@ def _drawn(n, seed, side=16):
     return torch.stack([to_tensor(image) for image in images]), kinds
 
 
-def _face_classifier():
-    """Faces (n, 3, 16, 16) -> logits (n, 2), by convolutions."""
+def _face_classifier(side=16, classes=2):
+    """Faces (n, 3, side, side) -> logits (n, classes), by convolutions."""
     layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(side**2, classes))
 
 
 def _faces(seed, n=1000, burn=100, kept=60):
@@ -327,3 +328,43 @@ def _digits(seed, n=200):
         Check(f"digits, {name}: to the nearest held-out digit of the class, over a real one's, worst class",
               away[name], hi=1.7, source="chosen on seed 0",
               controls={label: away[label] for label in ("PPGN-x", "no prior")}))]
+
+
+# ---------------------------------------------------------------------------------------------------- animals
+
+class Steered:
+    """Images of wanted kinds out of a generator of ABP: draws of p(z | y) by MALA, whose prior is N(0, I).
+
+    model       zoo.abp.Alternating
+    classifier  images -> logits (n, classes); its classes have one probability each before it speaks
+    """
+
+    def __init__(self, model, classifier, classes):
+        self.net, self.classifier, self.classes = model.net, classifier, classes
+        self.n_parameters = model.n_parameters + n_parameters(classifier)
+
+    def sample(self, n, n_steps=150):
+        """n images (n, 3, S, S), their kinds in turn."""
+        y = torch.arange(n) % self.classes
+
+        def target(z):
+            return z.square().sum(1) / 2 - log_class(self.classifier(self.net(z)), y)
+
+        tuned = mala(target, torch.randn(n, 2), 60, 0.3, TARGET_GRADIENT)     # out of the wrong kind, too
+        with torch.no_grad():
+            return self.net(mala(target, tuned.z, n_steps, tuned.step).z)
+
+
+def animals(data, seed=0, kinds=(), side=32, **options):
+    """ABP's generator of images (n, 3, S, S) in [-1, 1] at 32 x 32, steered towards each of their kinds.
+
+    kinds    what each image is, n texts
+    options  of abp.Config
+
+    C learns the kinds of the same images, changed at random as the GAN's discriminator sees them.
+    """
+    names, x = sorted(set(kinds)), to_side(data, side)
+    y = torch.tensor([names.index(kind) for kind in kinds])
+    changed = torch.cat([augment(x) for _ in range(40)])
+    classifier = fit_classifier(_face_classifier(side, len(names)), changed, y.repeat(40), steps=300)
+    return Steered(abp.Alternating(abp.settings(side, seed, **options), x), classifier, len(names))

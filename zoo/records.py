@@ -1,11 +1,11 @@
-"""What checks gave, kept as JSON and shown as tables; zoo/README.md is made of nothing else."""
+"""What checks gave, kept as JSON and shown as tables, between the markers of zoo/README.md."""
 import math
 import time
 from pathlib import Path
 
 import torch
 
-from evaluation.tables import markdown
+from evaluation.tables import markdown, replace_between
 from options import UserError
 from utils import read_json, set_seed, write_atomic, write_json
 from zoo.core import MODELS, Check
@@ -95,46 +95,50 @@ def heading(record):
 
 # ----------------------------------------------------------------------------------------------------- README
 
-HEAD = """# The zoo
-
-The other generative models of the lectures, a file each, beside the generator that alternating
-back-propagation learns. Every number below was measured by the commands
-
-    python -m zoo all exact                 # closed forms, seconds; exits with 1 if a check fails
-    python -m zoo all bench --seeds 3       # trained where the truth is known
-    python -m zoo all animals --data FOLDER # one sheet of animals, a row for each model, and a table
-    python -m zoo readme                    # this page, from what the others left in output/zoo
-
-A check is a value with bounds. A **control** is the same measurement with something broken on purpose, and
-must miss the bounds. What fails is shown as failed. Values of several seeds stand side by side. The
-measurements took the seconds in their headings, on {threads} thread(s) of a server CPU that did other
-work besides.
-"""
+def _failures(records):
+    """What missed its bounds, and controls that did not: a line each."""
+    lines = []
+    for record in records:
+        for run in record["runs"]:
+            for check in map(_check, run["checks"]):
+                held = [f'; its control "{name}" holds' for name, value in check.controls.items()
+                        if check.within(value)]
+                if not check.ok:
+                    lines.append(f"- {record['model']} {record['action']}, seed {run['seed']}: {check.name}: "
+                                 f"{_text(check.value)}, bound {_bound(check)}{''.join(held)}")
+    return "\n".join(lines) or "Nothing."
 
 
 def _animals(out):
-    """The section of the animals; the sheet, too, if it is of the images of this repository."""
+    """The sheet, if it is of the images of this repository, its table and what they mean."""
     record = read_json(out / "animals.json")
-    picture = ""
+    name, picture = Path(record["data"]).name, ""
     if record["data"] == "data/drawn":
         write_atomic(README.with_name("animals.png"), (out / "animals.png").read_bytes())
-        picture = "![A row of animals for each model](animals.png)\n\n"
+        name, picture = record["data"], "![A row of animals for each model](animals.png)\n\n"
     table = (out / "animals.md").read_text(encoding="utf-8")
-    return f"## Animals of {record['data']}\n\n{picture}{table}\n{record['note']}"
+    return f"The images of {name}.\n\n{picture}{table}\n{record['note']}"
 
 
 def write_readme(out):
-    """zoo/README.md from the records in the folder `out`. Raises UserError if there is none."""
+    """zoo/README.md, between its markers, from the records in the folder `out`; the rest stays as it is.
+
+    Raises UserError if there is no record, a broken one, or a marker is missing.
+    """
     records = [read_json(path) for name in MODELS for action in ACTIONS
                if (path := Path(out) / f"{name}_{action}.json").is_file()]
     if not records:
         raise UserError(f"{out}: holds no record; run python -m zoo all exact first")
+    page = README.read_text(encoding="utf-8")
     try:
-        parts = [HEAD.format(threads=records[0]["threads"])]
-        parts += [f"## {heading(record)}\n\n{table(record)}" for record in records]
+        threads = f"On {records[0]['threads']} thread(s) of a server CPU that did other work besides.\n\n"
+        tables = [f"### {heading(record)}\n\n{table(record)}" for record in records]
+        parts = {"failures": _failures(records), "measured": threads + "\n".join(tables)}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{out}: holds a record that is broken ({error}); measure anew") from None
     if Path(out, "animals.json").is_file():
-        parts.append(_animals(Path(out)))
-    write_atomic(README, "\n".join(parts))
+        parts["animals"] = _animals(Path(out))
+    for name, part in parts.items():
+        page = replace_between(page, name, part, README)
+    write_atomic(README, page)
     return README

@@ -3,6 +3,7 @@
 The images are split once; every model learns from the same part of them at SIDE x SIDE, and is asked for the
 same number of samples. What a model cannot say stays empty.
 """
+import inspect
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,8 @@ HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
 LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA",
           "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN", "began": "BEGAN", "bgan": "BGAN",
-          "seqgan": "SeqGAN", "maskgan": "MaskGAN"}
+          "seqgan": "SeqGAN", "maskgan": "MaskGAN",
+          "ppgn": "PPGN"}
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "view": "what it draws",
          "log_p": "held-out log p [nats]", "bits": "bits/dim", "level_bits": "bits/dim of its levels",
          "bound": "log p is", "spread": "pair distance / real",
@@ -52,7 +54,7 @@ the training images."""
 UNHEARD = """
 A judge that saw only the held-out images takes no more than {right:.0%} of the training images for what they
 are, fewer than {least:.0%}: what it says of samples is left out."""
-UNKNOWN = "Neither a factors.csv nor file names such as lion_01.jpg tell kinds apart, so no judge was taught."
+UNKNOWN = "neither a factors.csv nor file names such as lion_01.jpg tell kinds apart;"
 FILLS = """
 {names} fills in what is missing of an image: its row has the held-out images, those to fill are above it, and
 what is measured of samples is left out."""
@@ -72,7 +74,8 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     Writes out/STEM.png, the sheet; out/STEM.csv, .md and .tex, the table; out/STEM_macros.tex, what a LaTeX
     report says of them; out/STEM.json, what they are of; and, as soon as a model is done, out/rows/NAME.pt,
     with which `reuse` spares the training of it the next time, if the images are the same.
-    Raises UserError if there is no folder, a broken image, or too few of them.
+    A model that must know what the images are is left out, with a line that says so, if nothing tells.
+    Raises UserError if there is no folder, a broken image, or too few of them, or no model is left.
     """
     split = _split(data)
     judge = Judge(split.test, split.test_kinds) if split.test_kinds else None
@@ -81,6 +84,12 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     shown = {"real": split.train[_spread(len(split.train))]}
     table, fillers = [_real(split, heard)], []
     for module in models:
+        if _needs_kinds(module) and not split.train_kinds:
+            unable = f"--data {data}: {UNKNOWN} {_label(module)} must know them"
+            if len(models) == 1:
+                raise UserError(unable)
+            print(f"{unable}, and is left out", flush=True)
+            continue
         kept = _kept(module, split, Path(out), [hash_images(data), SIDE, seed], reuse)
         row, samples = kept["row"], to_side(kept["samples"].float(), SIDE)
         if kept["masked"] is not None:
@@ -92,10 +101,10 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     save_recon(shown, Path(out) / f"{stem}.png")
     write_tables(Path(out), stem, table, HEADS, FORMS)
     note = _note(split, right, fillers)
-    name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else Path(data).name
+    name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else str(data)
     write_json(Path(out) / f"{stem}.json", {"data": name, "note": note, "rows": table})
-    write_atomic(Path(out) / f"{stem}_macros.tex", macros({"zooData": escape(name, breakable=True),
-                                                           "zooNote": escape(note)}))
+    write_atomic(Path(out) / f"{stem}_macros.tex",
+                 macros({"zooData": escape(name, breakable=True), "zooNote": escape(note)}))
 
 
 def _split(data):
@@ -113,7 +122,7 @@ def _split(data):
 
 def _note(split, right, fillers):
     if right is None:
-        judge = UNKNOWN
+        judge = f"{UNKNOWN.capitalize()} so there is no judge of samples."
     elif right >= LEAST_RIGHT:
         judge = HEARD.format(right=right, n_kinds=len(set(split.test_kinds)))
     else:
@@ -131,8 +140,7 @@ def _kept(module, split, out, key, reuse):
     {"key", "row": what needs the model, "samples": (n, 3, s, s) half precision, "masked": (n, 3, s, s) that a
     model which fills in was given, or None}
     """
-    name = module.__name__.split(".")[-1]
-    path = out / "rows" / f"{name}.pt"
+    path = out / "rows" / f"{_name(module)}.pt"
     if reuse:
         try:
             kept = torch.load(path, weights_only=True)
@@ -142,8 +150,9 @@ def _kept(module, split, out, key, reuse):
             pass
     set_seed(seed=key[-1])
     began = time.perf_counter()
-    model = module.animals(split.train, key[-1])
-    row = {"model": LABELS.get(name, name), "parameters": getattr(model, "n_parameters", None),
+    known = {"kinds": split.train_kinds} if _needs_kinds(module) else {}
+    model = module.animals(split.train, key[-1], **known)
+    row = {"model": _label(module), "parameters": getattr(model, "n_parameters", None),
            "seconds": time.perf_counter() - began}
     if hasattr(model, "sample"):
         samples, masked = model.sample(N_SAMPLES), None
@@ -186,6 +195,19 @@ def _real(split, judge):
     nothing = dict.fromkeys(("parameters", "seconds", "view", *SAID))
     copying = nearest(split.test, split.train) / nearest(split.test, split.test, itself=True)
     return {"model": "real"} | nothing | _of_samples(split.train, split, judge) | {"copying": copying}
+
+
+def _needs_kinds(module):
+    """Whether a model learns what the images are, too."""
+    return "kinds" in inspect.signature(module.animals).parameters
+
+
+def _name(module):
+    return module.__name__.split(".")[-1]
+
+
+def _label(module):
+    return LABELS.get(_name(module), _name(module))
 
 
 def _spread(n):
