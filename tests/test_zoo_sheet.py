@@ -9,7 +9,7 @@ from PIL import Image
 from data.draw import draw_set
 from options import UserError
 from utils import read_json, to_tensor
-from zoo import fa, judge, sheet
+from zoo import fa, judge, notes, sheet
 
 
 class Copies:
@@ -128,3 +128,18 @@ def test_who_must_know_the_kinds_is_told_them_or_left_out(twice, tmp_path, monke
     sheet.make([steered, copier], twice, tmp_path)
     rows = {row["model"]: row for row in read_json(tmp_path / "animals.json")["rows"]}
     assert told == ["lion"] * 5 + ["tiger"] * 4 and list(rows) == ["real", "steered", "copier"]
+
+
+def test_findings_rank_exact_values_beside_exact_ones_and_levels_beside_the_same_levels():
+    nothing = dict.fromkeys(("view", "bits", "level_bits", "bound", "spread", "copying"))
+    rows = [nothing | {"model": "real", "spread": 1.0, "copying": 0.9},
+            nothing | {"model": "A", "bits": 7.0, "bound": "exact", "spread": 0.5, "copying": 0.8},
+            nothing | {"model": "B", "bits": 5.0, "bound": "a lower bound", "spread": 0.1, "copying": 0.7},
+            nothing | {"model": "C", "bits": 6.0, "bound": "exact", "spread": 0.7, "copying": 0.1},
+            *(nothing | {"model": name, "view": view, "level_bits": bits, "bound": "exact"}
+              for name, view, bits in (("D", "8 x 8", 2.0), ("E", "16 x 16", 0.5), ("F", "8 x 8", 1.0)))]
+    assert notes.findings(rows) == (
+        "Held-out images cost, in bits/dim of an exact density, C 6.00, A 7.00. In levels (16 x 16): E "
+        "0.50. In levels (8 x 8): F 1.00, D 2.00. The least diverse samples, as pair distance over that of "
+        "real images: B 0.10, A 0.50, C 0.70. The nearest to training images: C 0.10, B 0.70, A 0.80; "
+        "held-out real ones 0.90.")

@@ -117,7 +117,7 @@ def _animals(out):
         write_atomic(README.with_name("animals.png"), (out / "animals.png").read_bytes())
         name, picture = record["data"], "![A row of animals for each model](animals.png)\n\n"
     table = (out / "animals.md").read_text(encoding="utf-8")
-    return f"The images of {name}.\n\n{picture}{table}\n{record['note']}"
+    return f"The images of {name}.\n\n{picture}{record['findings']}\n\n{table}\n{record['note']}"
 
 
 def write_readme(out):

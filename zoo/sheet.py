@@ -17,6 +17,7 @@ from figures import save_recon
 from latex import escape, macros
 from options import UserError
 from utils import hash_images, load_img_tensors, save_checkpoint, set_seed, to_side, write_atomic, write_json
+from zoo import notes
 from zoo.judge import LEAST_RIGHT, Judge, kinds
 from zoo.measure import nearest, pair_distance
 
@@ -35,29 +36,6 @@ HEADS = {"model": "model", "parameters": "parameters", "seconds": "seconds", "vi
 FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "level_bits": ".3f"} | dict.fromkeys(
     ("spread", "copying", "rarest", "confidence"), ".2f")
 SAID = ("log_p", "bits", "level_bits", "bound")       # columns of what a model says of held-out images
-NOTE = """
-Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each
-model. What is drawn smaller is shown, and measured, with its pixels repeated.
-log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
-training images; bits/dim: the same for each value of an image. Models of levels give probabilities, which are
-no densities: bits/dim of its levels is of the held-out images, made small and put into levels, and can be
-compared only between models that draw the same. Models without either have none.
-Pair distance: mean distance of two samples, over that of two training images; near 0 all samples are the
-same. To the nearest: mean distance of samples to the nearest training image, over that to the nearest
-held-out one; near 0 samples are copies. With fewer held-out images than training images fresh ones, too, are
-below 1: the row of the real images says it of the held-out ones. {judge}
-"""
-HEARD = """
-A judge that saw only the held-out images, and takes {right:.0%} of the training images for what they are,
-tells the kinds of samples apart: the share of the rarest of {n_kinds} kinds, and how sure it is; likewise of
-the training images."""
-UNHEARD = """
-A judge that saw only the held-out images takes no more than {right:.0%} of the training images for what they
-are, fewer than {least:.0%}: what it says of samples is left out."""
-UNKNOWN = "neither a factors.csv nor file names such as lion_01.jpg tell kinds apart;"
-FILLS = """
-{names} fills in what is missing of an image: its row has the held-out images, those to fill are above it, and
-what is measured of samples is left out."""
 
 
 class Split(NamedTuple):
@@ -85,7 +63,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     table, fillers = [_real(split, heard)], []
     for module in models:
         if _needs_kinds(module) and not split.train_kinds:
-            unable = f"--data {data}: {UNKNOWN} {_label(module)} must know them"
+            unable = f"--data {data}: {notes.UNKNOWN} {_label(module)} must know them"
             if len(models) == 1:
                 raise UserError(unable)
             print(f"{unable}, and is left out", flush=True)
@@ -100,11 +78,15 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
         print(f"{row['model']}: {row['seconds']:.0f} s", flush=True)
     save_recon(shown, Path(out) / f"{stem}.png")
     write_tables(Path(out), stem, table, HEADS, FORMS)
-    note = _note(split, right, fillers)
+    note = notes.note(SIDE, len(split.train), len(split.test), N_SAMPLES, right,
+                      len(set(split.test_kinds or ())), fillers)
+    findings = notes.findings(table)
     name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else str(data)
-    write_json(Path(out) / f"{stem}.json", {"data": name, "note": note, "rows": table})
-    write_atomic(Path(out) / f"{stem}_macros.tex",
-                 macros({"zooData": escape(name, breakable=True), "zooNote": escape(note)}))
+    record = {"data": name, "note": note, "findings": findings, "rows": table}
+    write_json(Path(out) / f"{stem}.json", record)
+    texts = {"zooData": escape(name, breakable=True),
+             "zooNote": escape(note), "zooFindings": escape(findings)}
+    write_atomic(Path(out) / f"{stem}_macros.tex", macros(texts))
 
 
 def _split(data):
@@ -118,18 +100,6 @@ def _split(data):
     if known and set(test_kinds) != set(known):
         train_kinds = test_kinds = None            # a kind of which none is held out cannot be taught
     return Split(images[~held], images[held], train_kinds, test_kinds)
-
-
-def _note(split, right, fillers):
-    if right is None:
-        judge = f"{UNKNOWN.capitalize()} so there is no judge of samples."
-    elif right >= LEAST_RIGHT:
-        judge = HEARD.format(right=right, n_kinds=len(set(split.test_kinds)))
-    else:
-        judge = UNHEARD.format(right=right, least=LEAST_RIGHT)
-    note = NOTE.format(side=SIDE, n_train=len(split.train), n_test=len(split.test), n=N_SAMPLES,
-                       judge=judge.strip())
-    return (note.strip() + (FILLS.format(names=" and ".join(fillers)) if fillers else ""))
 
 
 # -------------------------------------------------------------------------------------------------- one model
