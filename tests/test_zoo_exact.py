@@ -1,5 +1,4 @@
 """The zoo's closed forms hold, for every model; and its frame: checks, the adversarial loop, the command."""
-import importlib
 import math
 
 import pytest
@@ -9,13 +8,13 @@ from abp import Config
 from zoo import abp, core, fa, measure, records, vae, worlds
 from zoo.__main__ import main
 
-EXACT = [name for name in core.MODELS if hasattr(importlib.import_module(f"zoo.{name}"), "exact")]
+EXACT = [name for name in core.MODELS if core.home(name, "exact")]
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_exact(name):
     torch.manual_seed(0)
-    checks = importlib.import_module(f"zoo.{name}").exact()
+    checks = core.home(name, "exact").exact()
     assert checks
     for check in checks:
         assert check.ok, check
@@ -120,10 +119,10 @@ def test_settings_keep_the_energy_of_a_picture_of_another_side():
 def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkeypatch):
     checks = [core.Check("good", 1.0, hi=2.0, source="by hand"),
               core.Check("bad", math.inf, hi=2.0, source="by hand", controls={"broken": 3.0})]
-    monkeypatch.setattr(fa, "exact", lambda: checks)
+    monkeypatch.setattr(core.home("fa", "exact"), "exact", lambda: checks)
     assert main(["fa", "exact", f"--out={tmp_path}"]) == 1
     assert "| bad | inf | ≤ 2 | broken: 3 | **FAILED** | by hand |" in capsys.readouterr().out
-    monkeypatch.setattr(fa, "exact", lambda: checks[:1])
+    monkeypatch.setattr(core.home("fa", "exact"), "exact", lambda: checks[:1])
     page = tmp_path / "README.md"
     monkeypatch.setattr(records, "README", page)
     page.write_text("by hand\n<!-- failures -->\n<!-- end failures -->\n"

@@ -4,6 +4,7 @@ import torch
 
 from utils import set_seed, to_side
 from zoo import began, codes, core, ppgn
+from zoo.bars import ppgn as bars
 
 
 @pytest.mark.parametrize("options, message", [
@@ -101,7 +102,7 @@ def test_codes_are_white_and_steering_raises_the_class(steered):
 
 
 def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
-    x, y = ppgn._drawn(12, 0)
+    x, y = bars.new_faces(12, 0)
     kinds = ["lion" if lion else "tiger" for lion in y]
     set_seed(0)
     model = ppgn.animals(x, 0, kinds, side=16, width=2, hidden=32, n_epochs=3)

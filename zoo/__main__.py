@@ -8,7 +8,6 @@
 
 Exits with 0 if all checks hold, with 1 if one fails, with 2 after an error that a user can mend.
 """
-import importlib
 import sys
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from abp import data_folder
 from options import Interrupted, UserError, check, exit_status, option, parse_args
 from zoo import records
-from zoo.core import MODELS
+from zoo.core import MODELS, home
 
 ACTIONS = (*records.ACTIONS, "animals")
 
@@ -43,10 +42,9 @@ def run(config):
         print(f"{records.write_readme(config.out)}: written")
         return True
     names = MODELS if config.name == "all" else (config.name,)
-    models = [importlib.import_module(f"zoo.{name}") for name in names]
-    able = [model for model in models if hasattr(model, config.action)]
+    able = [model for name in names if (model := home(name, config.action))]
     if not able:
-        has = [action for action in ACTIONS if hasattr(models[0], action)]
+        has = [action for action in ACTIONS if home(config.name, action)]
         raise UserError(f"{config.name} has no {config.action}; it has {' and '.join(has)}")
     if config.action == "animals":
         from zoo import sheet  # matplotlib and the rest are not needed for checks

@@ -1,15 +1,21 @@
 """What every model of the zoo shares: what it may be able to do, checks, and the one adversarial loop.
 
-A file of zoo/ holds one model: its networks, its objective and its bars, as functions of the module.
+A file of zoo/ holds one model, its networks and its objective; the file of the same name in zoo/bars/ holds
+the model to what it must reach. They are called by the names of their functions: in zoo/bars/
 
     exact() -> list of Check            closed forms; seconds; every test run
     bench(seed=0) -> list of Check      trained on data whose truth is known; minutes
+
+and in zoo/ itself
+
     animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet;
                                         an argument `kinds`, n texts, is given what each image is
 
 Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
 what draws otherwise. There is no base class: what a model can do is seen from what it has.
 """
+import importlib
+import importlib.util
 import itertools
 import math
 from collections.abc import Mapping
@@ -19,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-MODELS = (                       # files of zoo/ that hold a model, in the order of tables and of the sheet
+MODELS = (                       # names of the models, in the order of tables and of the sheet
     "samplers",
     "abp",
     "vae",
@@ -31,6 +37,15 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "began",
     "ppgn",
 )
+
+
+def home(name, action):
+    """The module that has the function `action` of the model `name`; None if the model lacks it."""
+    module = f"zoo.{name}" if action == "animals" else f"zoo.bars.{name}"
+    if importlib.util.find_spec(module) is None:
+        return None
+    module = importlib.import_module(module)
+    return module if hasattr(module, action) else None
 
 
 @runtime_checkable

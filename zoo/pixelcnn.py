@@ -14,8 +14,6 @@ Generation with PixelCNN Decoders, NIPS 2016, Section 2.2); here this is measure
 from torch import nn
 
 from utils import set_seed
-from zoo import pixelbars
-from zoo.pixelbars import kernel
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
 
@@ -40,29 +38,6 @@ class PixelCNN(PixelModel):
     def __init__(self, shape, levels, width=24, n_blocks=4, size=(7, 7), dropout=0.3):
         blocks = [Block(width, shape[0], dropout) for _ in range(n_blocks)]
         super().__init__(shape, levels, width, blocks, size)
-
-
-# ------------------------------------------------------------------------------------------------------ exact
-
-def _whole_row(net):
-    net.blocks[0].change[3].mask[:, :, 1] = 1
-
-
-def exact():
-    """Nothing of the future leaks, the past reaches as far as the kernels go, and p is what is drawn."""
-    def make(shape, levels, n_blocks=4):
-        return PixelCNN(shape, levels, 12, n_blocks, dropout=0)
-
-    leaks = {"mask B first": pixelbars.mask_b_first, "a kernel's whole middle row": _whole_row}
-    return pixelbars.exact_checks("PixelCNN", make, leaks, [kernel(7, 7, False)] + 4 * [kernel(3, 3, True)],
-                               {"2 blocks": lambda *sizes: make(*sizes, n_blocks=2)})
-
-
-# ------------------------------------------------------------------------------------------------------ bench
-
-def bench(seed=0):
-    """Digits at 17 levels."""
-    return pixelbars.digit_checks("PixelCNN", lambda: PixelCNN((1, 8, 8), 17), 1200, 1.90, seed)
 
 
 # ---------------------------------------------------------------------------------------------------- animals

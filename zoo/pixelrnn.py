@@ -23,8 +23,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import set_seed
-from zoo import pixelbars
-from zoo.pixelbars import kernel
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
 
@@ -120,49 +118,6 @@ class PixelRNN(PixelModel):
         size = size or ((3, 2 * shape[2] - 1) if kind is DiagonalBlock else (7, 7))
         blocks = [kind(width, shape[0], dropout) for _ in range(n_blocks)]
         super().__init__(shape, levels, width, blocks, size)
-
-
-# ------------------------------------------------------------------------------------------------------ exact
-
-def _not_moved(net):
-    for block in net.blocks:
-        block.down = lambda states: states
-
-
-def _moved_up(net):
-    for block in net.blocks:
-        block.down = lambda states: F.pad(states, (0, 0, 0, 1))[:, :, 1:]
-
-
-def _whole_kernel(net):
-    net.blocks[0].inputs.mask[:] = 1
-
-
-def exact():
-    """Nothing of the future leaks, the past reaches as far as the layers go, and p is what is drawn."""
-    triangle = {(-k, j) for k in range(8) for j in range(-k, k + 1)}
-    row = pixelbars.exact_checks(
-        "Row LSTM", lambda *sizes: PixelRNN(RowBlock, *sizes, 12, dropout=0.0),
-        {"mask B first": pixelbars.mask_b_first, "K_is not masked": _whole_kernel},
-        [kernel(7, 7, False)] + 2 * [{(0, -1), (0, 0)}, triangle],
-        {"1 block": lambda *sizes: PixelRNN(RowBlock, *sizes, 12, 1, dropout=0.0)})
-    diagonal = pixelbars.exact_checks(
-        "Diagonal BiLSTM", lambda *sizes: PixelRNN(DiagonalBlock, *sizes, 12, dropout=0.0),
-        {"right-to-left map not moved down": _not_moved, "right-to-left map moved up": _moved_up,
-         "mask B first": pixelbars.mask_b_first},
-        [kernel(3, 15, False), kernel(15, 15, True)],
-        {"7 x 7 first": lambda *sizes: PixelRNN(DiagonalBlock, *sizes, 12, size=(7, 7), dropout=0.0)})
-    return row + diagonal
-
-
-# ------------------------------------------------------------------------------------------------------ bench
-
-def bench(seed=0):
-    """Digits at 17 levels."""
-    def checks(name, kind, steps, best):
-        return pixelbars.digit_checks(name, lambda: PixelRNN(kind, (1, 8, 8), 17), steps, best, seed)
-
-    return checks("Row LSTM", RowBlock, 900, 1.95) + checks("Diagonal BiLSTM", DiagonalBlock, 800, 1.90)
 
 
 # ---------------------------------------------------------------------------------------------------- animals
