@@ -10,6 +10,8 @@ and in zoo/ itself
 
     animals(data, seed=0) -> Sampler    trained on images (n, 3, 64, 64) in [-1, 1], for the contact sheet;
                                         an argument `kinds`, n texts, is given what each image is
+    seen(images) -> images              what of real images samples can show, to be compared with; without it
+                                        pixels are averaged down to the size of the samples
 
 Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
 what draws otherwise. There is no base class: what a model can do is seen from what it has.

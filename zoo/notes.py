@@ -5,15 +5,16 @@ from zoo.judge import LEAST_RIGHT
 
 NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each
-model. What is drawn smaller is shown, and measured, with its pixels repeated.
+model. What is drawn smaller is shown with its pixels repeated.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
 training images; bits/dim: the same for each value of an image. Models of levels give probabilities, which are
 no densities: bits/dim of its levels is of the held-out images, made small and put into levels, and can be
 compared only between models that draw the same. Models without either have none.
-Pair distance: mean distance of two samples, over that of two training images; near 0 all samples are the
-same. To the nearest: mean distance of samples to the nearest training image, over that to the nearest
-held-out one; near 0 samples are copies. With fewer held-out images than training images fresh ones, too, are
-below 1: the row of the real images says it of the held-out ones. {judge}
+Samples are measured beside the real images at the size, and in the levels, that the model draws. Pair
+distance: mean distance of two samples, over that of two training images; near 0 all samples are the same.
+Nearest: mean distance of samples to the nearest training image, over that to the nearest held-out one, and
+this over the same of held-out images; near 1 samples are as new as real images, near 0 they are copies.
+{judge}
 """
 HEARD = """
 A judge that saw only the held-out images, and takes {right:.0%} of the training images for what they are,
@@ -49,7 +50,6 @@ def findings(rows):
 
     rows  the real images' first, dicts with model, view, bits, level_bits, bound, spread, copying
     """
-    real, *rows = rows
     texts = []
     exact = sorted((row for row in rows if row["bits"] is not None and row["bound"] == "exact"),
                    key=lambda row: row["bits"])
@@ -60,13 +60,14 @@ def findings(rows):
     for view, same in groupby(levels, key=lambda row: row["view"]):
         same = sorted(same, key=lambda row: row["level_bits"])
         texts.append(f"In levels ({view}): {_listed(same, 'level_bits', '.2f')}.")
-    drawn = [row for row in rows if row["spread"] is not None]
+    drawn = [row for row in rows[1:] if row["spread"] is not None]
     if drawn:
         alike = sorted(drawn, key=lambda row: row["spread"])[:3]
-        near = sorted(drawn, key=lambda row: row["copying"])[:3]
+        near = [row for row in drawn if row["copying"] is not None]
+        near = sorted(near, key=lambda row: row["copying"])[:3]
         texts.append(f"The least diverse samples, as pair distance over that of real images: "
                      f"{_listed(alike, 'spread', '.2f')}. The nearest to training images: "
-                     f"{_listed(near, 'copying', '.2f')}; held-out real ones {real['copying']:.2f}.")
+                     f"{_listed(near, 'copying', '.2f')}; fresh real ones 1.")
     return " ".join(texts)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from utils import set_seed
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
+from zoo.views import in_levels
 
 
 class Block(nn.Module):
@@ -42,11 +43,19 @@ class PixelCNN(PixelModel):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
+VIEW = (3, 16, 16), 8
+
+
+def seen(images):
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 16, 16) in 8 levels."""
+    return in_levels(images, *VIEW)
+
+
 def animals(data, seed=0, steps=600):
     """Images (n, 3, S, S) in [-1, 1] as thumbnails of 16 x 16 in 8 levels -> pixels.Thumbnails.
 
     Few steps and much dropout: with so few images every further step goes into learning them by heart.
     """
     set_seed(seed)
-    model = PixelCNN((3, 16, 16), 8, width=36, dropout=0.3)
+    model = PixelCNN(*VIEW, width=36, dropout=0.3)
     return Thumbnails(model).fit(data, steps=steps, seed=seed, batch=12)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from utils import set_seed
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
+from zoo.views import STRING, STRING_LEVELS, in_levels
 
 
 def skew(x):
@@ -122,8 +123,13 @@ class PixelRNN(PixelModel):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
+def seen(images):
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8), grey, in 16 levels: as strings show them."""
+    return in_levels(images, STRING, STRING_LEVELS)
+
+
 def animals(data, seed=0, steps=300):
     """Diagonal BiLSTM of images (n, 3, S, S) in [-1, 1] as 8 x 8, grey, 16 levels -> pixels.Thumbnails."""
     set_seed(seed)
-    model = PixelRNN(DiagonalBlock, (1, 8, 8), 16, width=24, dropout=0.3)
+    model = PixelRNN(DiagonalBlock, STRING, STRING_LEVELS, width=24, dropout=0.3)
     return Thumbnails(model).fit(data, steps=steps, seed=seed, batch=12)

@@ -31,10 +31,11 @@ LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa"
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "CPU seconds", "view": "what it draws",
          "log_p": "held-out log p [nats]", "bits": "bits/dim", "level_bits": "bits/dim of its levels",
          "bound": "log p is", "spread": "pair distance / real",
-         "copying": "to the nearest training / held-out image", "rarest": "share of the rarest kind",
-         "confidence": "judge's confidence"}
+         "copying": "nearest training / held-out image, over that of real",
+         "rarest": "share of the rarest kind", "confidence": "judge's confidence"}
 FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "level_bits": ".3f"} | dict.fromkeys(
     ("spread", "copying", "rarest", "confidence"), ".2f")
+MEASURED = ("spread", "copying", "rarest", "confidence")      # columns of what is measured of samples
 SAID = ("log_p", "bits", "level_bits", "bound")       # columns of what a model says of held-out images
 
 
@@ -69,12 +70,15 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
             print(f"{unable}, and is left out", flush=True)
             continue
         kept = _kept(module, split, Path(out), [hash_images(data), SIDE, seed], reuse)
-        row, samples = kept["row"], to_side(kept["samples"].float(), SIDE)
-        if kept["masked"] is not None:
+        row, samples = kept["row"], kept["samples"].float()
+        if kept["masked"] is None:
+            row |= _of_samples(samples, _view(module, samples.shape[-1]), split, heard)
+        else:
             fillers.append(row["model"])           # as many held-out images as there are columns
             shown["to fill"] = to_side(kept["masked"].float(), SIDE)
-        shown[row["model"]] = samples[:N_SHOWN].clamp(-1, 1)
-        table.append(row | _of_samples(None if kept["masked"] is not None else samples, split, heard))
+            row |= dict.fromkeys(MEASURED)
+        shown[row["model"]] = to_side(samples[:N_SHOWN], SIDE).clamp(-1, 1)
+        table.append(row)
         print(f"{row['model']}: {row['seconds']:.0f} CPU seconds", flush=True)
     save_recon(shown, Path(out) / f"{stem}.png")
     write_tables(Path(out), stem, table, HEADS, FORMS)
@@ -149,22 +153,26 @@ def _density(model, test):
     return said
 
 
-def _of_samples(samples, split, judge):
-    """What is measured of samples (n, 3, SIDE, SIDE); None where there are none, or no judge to be heard."""
-    spread = copying = rarest = confidence = None
-    if samples is not None:
-        spread = pair_distance(samples) / pair_distance(split.train)
-        copying = nearest(samples, split.train) / nearest(samples, split.test)
-        if judge:
-            rarest, confidence = judge.verdict(samples)
-    return {"spread": spread, "copying": copying, "rarest": rarest, "confidence": confidence}
+def _view(module, side):
+    """How a model sees images (n, 3, SIDE, SIDE): a function to (n, 3, side, side)."""
+    return getattr(module, "seen", lambda images: to_side(images, side))
+
+
+def _of_samples(samples, view, split, judge):
+    """What is measured of samples (n, 3, s, s), beside real images as `view` shows them."""
+    train, test = view(split.train), view(split.test)
+    fresh = nearest(test, train) / nearest(test, test, itself=True)
+    copying = nearest(samples, train) / nearest(samples, test) / fresh if fresh else None     # all are copies
+    verdict = judge.verdict(to_side(samples, SIDE)) if judge else (None, None)
+    spread = pair_distance(samples) / pair_distance(train)
+    return dict(zip(MEASURED, (spread, copying, *verdict), strict=True))
 
 
 def _real(split, judge):
     """The first row: what the columns would be if samples were real."""
     nothing = dict.fromkeys(("parameters", "seconds", "view", *SAID))
-    copying = nearest(split.test, split.train) / nearest(split.test, split.test, itself=True)
-    return {"model": "real"} | nothing | _of_samples(split.train, split, judge) | {"copying": copying}
+    measured = _of_samples(split.train, lambda images: images, split, judge)
+    return {"model": "real"} | nothing | measured | {"copying": 1.0}
 
 
 def _needs_kinds(module):

@@ -29,6 +29,11 @@ def name(shape, levels):
     return f"{shape[1]} x {shape[2]}{grey}, {levels} levels"
 
 
+def in_levels(images, shape, levels):
+    """Images (n, 3, S, S) -> (n, 3, h, w), as small and in as few levels as a model draws them."""
+    return from_levels(to_levels(images, shape, levels), levels)
+
+
 def to_strings(images, mirrored=False):
     """Images (n, 3, S, S) in [-1, 1] -> strings of 64 tokens in 0 .. 15, (n, 64), int64.
 
