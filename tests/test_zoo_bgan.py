@@ -9,7 +9,7 @@ from zoo import bgan, boundary, core, gan, measure, worlds
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"form": "per batch"}, "form must be one of batch, per z, reinforce, uniform"),
+    ({"form": "per batch"}, "form must be one of batch, per z, uniform, reinforce"),
     ({"m": 0}, "m must be at least 1"), ({"flips": 0.5}, "flips from 0 to below 1/2"),
     ({"k": 0}, "k must be at least 1")])
 def test_what_cannot_be_is_refused(options, message):
@@ -89,7 +89,7 @@ def test_log_g_is_that_of_the_bits_that_are_drawn():
     drawn = bgan.draw(logits.expand(1, 40_000, 3))
     share = (drawn[:, :, None] == every[:, None]).all(3).float().mean(1)
     assert (share - p).abs().max() < 0.01
-    assert (drawn[0, :, 0] == -1).float().mean().item() == pytest.approx(0.1, abs=0.01)    # a certain bit, too
+    assert (drawn[0, :, 0] == -1).float().mean().item() == pytest.approx(0.1, abs=0.01)     # of a certain bit
 
 
 def test_a_channel_that_turns_nothing_over_changes_nothing():

@@ -100,7 +100,7 @@ def squared_loss(logit):
 
 
 def effective_size(logit):
-    """1 / sum of w~^2 of the m samples of each z, (n, m) -> (n,): m if all weigh the same, 1 if one has all."""
+    """1 / sum of w~^2 of the m samples of a z, (n, m) -> (n,): m if all weigh the same, 1 if one is all."""
     return 1 / logit.detach().softmax(1).square().sum(1)
 
 

@@ -81,7 +81,7 @@ class Patterns:
 
 
 def bars_and_stripes(side=4):
-    """Images of whole rows, or of whole columns, that are 1, on -1: 2^(side + 1) - 2 patterns of side^2 bits."""
+    """Squares with whole rows, or whole columns, of 1 on -1: 2^(side + 1) - 2 patterns of side^2 bits."""
     lines = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * side)                       # (2^side, side)
     rows = lines[:, :, None].expand(-1, side, side)
     return Patterns(torch.cat([rows, rows.mT[1:-1]]).flatten(1))        # all -1 and all 1 are rows already
