@@ -103,7 +103,7 @@ class BGAN(gan.GAN):
         return FORMS[self.form](logit, log_bits(x, logits), self.log_z)
 
     def fit(self, data, *, steps, seed=0):
-        """Algorithm 1 on data (n, ...) in {-1, 1} for `steps` steps of G -> self; ValueError if not of bits."""
+        """Algorithm 1 on data (n, ...) in {-1, 1} for `steps` steps of G -> self; ValueError if no bits."""
         if not (data.abs() == 1).all():
             raise ValueError("bits must be -1 or 1; D would tell anything else from the generator's at once")
         self.begun, self.steps = len(self.history), steps
