@@ -38,6 +38,7 @@ MODELS = (                       # names of the models, in the order of tables a
     "pixelrnn",
     "began",
     "ppgn",
+    "bgan",
 )
 
 

@@ -84,10 +84,18 @@ class GAN:
         x = x if self.augment is None else self.augment(x)
         return x.unflatten(0, (-1, self.pack)).flatten(1, 2)
 
+    def made(self, z, generator=None):
+        """Items (n, c, ...) at z (n, nz), by the generator that is taught or by another one like it."""
+        return (generator or self.generator)(z)
+
+    def generator_loss(self):
+        """What G descends, on fresh fakes -> ()."""
+        return generator_loss(self.logits(self.made(torch.randn(self.batch, self.nz))), self.saturating)
+
     def discriminator_loss(self, real):
         """-V on real items (n, c, ...) and as many fresh fakes, with the penalty; no gradient to G -> ()."""
         with torch.no_grad():
-            fake = self.generator(torch.randn(len(real), self.nz))
+            fake = self.made(torch.randn(len(real), self.nz))
         shown = self._shown(real).requires_grad_(self.r1 > 0)
         logits = self.discriminator(shown).squeeze(1)
         loss = -value(logits, self.logits(fake))
@@ -103,14 +111,10 @@ class GAN:
         def batch():
             return data[torch.randint(len(data), (self.batch,))]
 
-        def deceive():
-            return generator_loss(self.logits(self.generator(torch.randn(self.batch, self.nz))),
-                                  self.saturating)
-
         falling = [LambdaLR(opt, lambda step: 1 - step / steps) for opt in (self.opt_d, self.opt_g)]
         for _ in range(steps):
             minus_value, loss = core.alternate((self.opt_d, lambda: self.discriminator_loss(batch()), self.k),
-                                               (self.opt_g, deceive, 1))
+                                               (self.opt_g, self.generator_loss, 1))
             self.history.append((-minus_value, loss))
             for rate in falling:
                 rate.step()
@@ -124,12 +128,12 @@ class GAN:
     @torch.no_grad()
     def sample(self, n):
         """n items (n, c, ...)."""
-        return self.mean_generator(torch.randn(n, self.nz))
+        return self.made(torch.randn(n, self.nz), self.mean_generator)
 
     @torch.no_grad()
     def snapshot(self):
         """Items at the fixed places of z: (64, c, ...)."""
-        return self.mean_generator(self.fixed_z)
+        return self.made(self.fixed_z, self.mean_generator)
 
 
 def points_gan(pack=1, nz=8, **options):

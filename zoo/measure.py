@@ -33,11 +33,23 @@ def coverage(x, world, least=0.01):
     """
     distance, nearest = torch.cdist(x, world.centres).min(1)
     good = nearest[distance <= REACH * world.sd]
-    k = len(world.centres)
-    counts = torch.bincount(good, minlength=k).double()
-    share = counts / max(1, len(good))
-    kl = torch.special.xlogy(share, share * k).sum().item() if len(good) else math.inf
-    return Coverage(int((counts >= least * len(x)).sum()), len(good) / len(x), kl)
+    return _coverage(torch.bincount(good, minlength=len(world.centres)), len(x), least)
+
+
+def _coverage(counts, n, least):
+    """Coverage by n items, of which counts (K,) are good ones of the modes."""
+    k, good = len(counts), int(counts.sum())
+    share = counts.double() / max(1, good)
+    kl = torch.special.xlogy(share, share * k).sum().item() if good else math.inf
+    return Coverage(int((counts >= least * n).sum()), good / n, kl)
+
+
+def pattern_coverage(x, world, least=0.1):
+    """Coverage of `worlds.Patterns` by items x (n, d), good if they are a pattern, bit for bit.
+
+    A pattern counts as a mode if it is at least `least` times 1 / K of all items.
+    """
+    return _coverage(world.counts(x), len(x), least / len(world.patterns))
 
 
 class Grid(NamedTuple):

@@ -57,3 +57,31 @@ def digits():
     images = torch.from_numpy(data.images[order].astype(np.float32) / 16).unsqueeze(1)
     classes = torch.from_numpy(data.target[order])
     return (images[:N_TRAIN], classes[:N_TRAIN]), (images[N_TRAIN:], classes[N_TRAIN:])
+
+
+class Patterns:
+    """K binary patterns, all as likely and all different, each a row of -1 and 1: (K, d) float32."""
+    exact = True
+
+    def __init__(self, patterns):
+        self.patterns = patterns
+
+    def sample(self, n, generator=None):
+        """n patterns (n, d)."""
+        return self.patterns[torch.randint(len(self.patterns), (n,), generator=generator)]
+
+    def counts(self, x):
+        """How many of the items x (n, d) are each pattern -> (K,), int64; the rest are none."""
+        return (x[:, None] == self.patterns).all(2).sum(0)
+
+    def log_prob(self, x):
+        """log p(x) in nats, -inf off the patterns: (n, d) -> (n,)."""
+        known = (x[:, None] == self.patterns).all(2).any(1)
+        return torch.where(known, -math.log(len(self.patterns)), -math.inf)
+
+
+def bars_and_stripes(side=4):
+    """Squares with whole rows, or whole columns, of 1 on -1: 2^(side + 1) - 2 patterns of side^2 bits."""
+    lines = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * side)                       # (2^side, side)
+    rows = lines[:, :, None].expand(-1, side, side)
+    return Patterns(torch.cat([rows, rows.mT[1:-1]]).flatten(1))        # all -1 and all 1 are rows already
