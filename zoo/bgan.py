@@ -14,18 +14,15 @@ them. What D judges is then g after the channel, and so log g is that of the bit
 sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). Unlike a(z) it never says that a bit is certain, so that every
 z goes on to draw, and to learn from, what it has not drawn before. And D has the gradient penalty of gan.py.
 """
-from statistics import mean
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from utils import set_seed, to_side
-from zoo import boundary, core, gan, measure, worlds
-from zoo.core import Check
+from zoo import boundary, core, gan
 
 SIDE = 16                        # of the pictures in black and white
-SAMPLES = 3000                   # to measure coverage
 LOG_Z_DECAY = 0.995              # of the running mean of log Z, in a step of G
 LEAST = 1e-6                     # a bit's probability is as far from 0 and 1, so that its logarithm is finite
 FORMS = {                        # losses of logits F (n, m), log g (n, m) and the running log Z
@@ -123,13 +120,6 @@ class ContinuousBGAN(gan.GAN):
         return boundary.squared_loss(self.logits(self.made(torch.randn(self.batch, self.nz))))
 
 
-def exact():
-    """The weights, the gradients of the losses against enumerated ones, and the boundary."""
-    return boundary.exact()
-
-
-# ------------------------------------------------------------------------------------------------------ bench
-
 def bits_gan(d=16, nz=6, width=128, make=BGAN, **options):
     """A BGAN of items (n, d), 128 units a layer; options as of BGAN, or of a class that is made as it is."""
     generator = core.mlp(nz, width, width, d,
@@ -137,97 +127,18 @@ def bits_gan(d=16, nz=6, width=128, make=BGAN, **options):
     return make(generator, core.mlp(d, width, width, 1), nz, **options)
 
 
-class ByProbabilities(BGAN):
-    """A control: D reads sigmoid(a), as numbers from -1 to 1, in place of bits, and its slope teaches G."""
-
-    def made(self, z, generator=None):
-        """2 sigmoid(a) - 1 at z (n, nz), with a gradient in training; bits (n, ...) afterwards."""
-        logits = (generator or self.generator)(z)
-        return (logits / 2).tanh() if self.generator.training else draw(logits)
-
-    def generator_loss(self):
-        """The non-saturating loss of a GAN -> ()."""
-        return gan.GAN.generator_loss(self)
-
-
-class Blind(BGAN):
-    """A control: the channel is D's alone, and g is what it was before it."""
-
-    def seen(self, logits):
-        """The logits themselves."""
-        return logits
-
-
-def bench(seed=0):
-    """Bars and stripes against their 30 patterns, and the continuous form on a ring of 8."""
-    return [*_bars(seed), *_ring(seed)]
-
-
-def _bars(seed, steps=2500):
-    world = worlds.bars_and_stripes()
-
-    def run(steps=steps, learns=True, **options):
-        set_seed(seed)
-        model = bits_gan(**options)
-        model.opt_g.param_groups[0]["lr"] *= learns
-        return model.fit(world.patterns, steps=steps, seed=seed)
-
-    def covered(model):
-        return measure.pattern_coverage(model.sample(SAMPLES), world)
-
-    model, uniform = run(), covered(run(steps // 5, form="uniform"))
-    got = covered(model)
-    others = {"weights for each z": run(form="per z"), "REINFORCE": run(form="reinforce"),
-              "D reads probabilities": run(make=ByProbabilities)}
-    blind = {f"no channel in g{name}": covered(run(make=Blind, form=form))
-             for name, form in (("", "batch"), (", weights for each z", "per z"))}
-    won = run(600, learns=False, flips=0.0, r1=0.0, k=5)
-    source = "beforehand, the settings on seeds 0 to 2; the truth has {}"
-    return [
-        Check("bars and stripes: share of samples that are one", got.quality, 0.6, 1,
-              source.format("1, independent pixels .0005"), {"uniform weights": uniform.quality}),
-        Check("bars and stripes: modes of 30", got.modes, 28, 30, source.format("30"),
-              {name: x.modes for name, x in blind.items()}),
-        Check("bars and stripes: KL of the modes [nats]", got.kl, hi=0.15, source=source.format("0"),
-              controls={name: x.kl for name, x in blind.items()}),
-        *[Check(f"bars and stripes, {name}: KL of the modes [nats]", covered(other).kl, hi=1.0,
-                source="to compare with the row of BGAN; the bound is wide", controls={
-                    "uniform weights": uniform.kl}) for name, other in others.items()],
-        Check("bars and stripes: effective samples of 16, mean of all steps", mean(model.sizes), lo=2.0,
-              source="chosen beforehand", controls={"D has won: 5 steps to none of G": mean(won.sizes)})]
-
-
-def _ring(seed, steps=5000):
-    world = worlds.ring()
-    set_seed(seed)
-    train = world.sample(10_000)
-
-    def run(steps=steps, **options):
-        set_seed(seed)
-        model = ContinuousBGAN(core.mlp(8, 128, 128, 2), core.mlp(2, 128, 128, 1), 8, lr=1e-3, **options)
-        return measure.coverage(model.fit(train, steps=steps, seed=seed).sample(SAMPLES), world)
-
-    gauss = train.mean(0) + torch.randn(SAMPLES, 2) @ torch.linalg.cholesky(train.T.cov()).T
-    got, greedy = run(), run(steps // 5, k=5)
-    source, broken = "as for the GAN; the truth has 8, .989, 0", "k = 5, as many steps of D"
-    return [Check("ring, continuous form: modes of 8", got.modes, 8, 8, source, {broken: greedy.modes}),
-            Check("ring, continuous form: points within 3 sd", got.quality, 0.85, 1, source,
-                  {"one Gaussian": measure.coverage(gauss, world).quality}),
-            Check("ring, continuous form: KL of the modes [nats]", got.kl, hi=0.02, source=source,
-                  controls={broken: greedy.kl})]
-
-
 # ---------------------------------------------------------------------------------------------------- animals
 
 class Silhouettes:
     """A BGAN of pictures in black and white, SIDE x SIDE, as a sampler of images in [-1, 1]."""
+    view = f"{SIDE} x {SIDE}, black and white"
 
     def __init__(self, model):
         self.model, self.n_parameters, self.history = model, model.n_parameters, model.history
 
     def sample(self, n):
         """n images (n, 3, SIDE, SIDE), each value -1 or 1, the same in all colours."""
-        return self.model.sample(n).view(n, 1, SIDE, SIDE).expand(-1, 3, -1, -1)
+        return shown(self.model.sample(n))
 
 
 def silhouettes(images):
@@ -237,6 +148,16 @@ def silhouettes(images):
     """
     grey = to_side(images, SIDE).mean(1).flatten(1)
     return torch.where(grey > grey.median(1, keepdim=True).values, 1.0, -1.0)
+
+
+def shown(bits):
+    """Bits (n, SIDE^2) -> images (n, 3, SIDE, SIDE), each value -1 or 1, the same in all colours."""
+    return bits.view(-1, 1, SIDE, SIDE).expand(-1, 3, -1, -1)
+
+
+def seen(images):
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, SIDE, SIDE), in black and white."""
+    return shown(silhouettes(images))
 
 
 def animals(data, seed=0, steps=3000):
