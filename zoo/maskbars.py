@@ -121,8 +121,8 @@ def _leaks():
 class _Apart(fillers.Reader):
     """The decoder does not read what was drawn."""
 
-    def forward(self, x, missing):
-        return super().forward(torch.full_like(x, self.v), missing)
+    def decode(self, read, memory, state, start=0):
+        return super().decode(torch.full_like(read, self.v), memory, state, start)
 
 
 def _small():

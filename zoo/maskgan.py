@@ -21,6 +21,7 @@ Strings are int64 (n, T) in 0 .. V - 1; missing (n, T) is bool, True where a tok
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -65,28 +66,26 @@ class MaskGAN:
     holes      n -> missing (n, T) bool, at least one True: how holes are drawn while training
     discount   c of the returns
     clip       the advantages R_t - b_t are held within +- clip
-    lr         of Adam: by likelihood (falls along a cosine), of G in the game, of D and critic
+    lr         of Adam, for G by likelihood, and for D and critic before the game: both fall along a cosine;
+               then in the game for G, and for D and critic
     batch      strings in a step
     options    of the three nets: hidden, dropout
     """
 
-    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, lr=(8e-3, 3e-4, 3e-3), batch=64,
+    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, lr=(8e-3, 4e-3, 3e-4, 1e-3), batch=64,
                  **options):
         if not 0 <= discount <= 1 or clip <= 0:
-            raise ValueError(f"discount must be within 0 and 1 and clip positive; they are {discount} "
-                             f"and {clip}")
-        self.holes, self.discount, self.clip, self.batch = holes, discount, clip, batch
+            raise ValueError(f"discount must be within 0 and 1, clip positive; they are {discount}, {clip}")
+        self.holes, self.discount, self.clip, self.lr, self.batch = holes, discount, clip, lr, batch
         self.generator = Filler(v, length, **options)
         self.discriminator = Reader(v, length, 1, shifted=False, **options)
         self.critic = Reader(v, length, 1, shifted=True, **options)
-        for net in (self.generator, self.discriminator, self.critic):
-            net.eval()           # dropout is for what G learns by likelihood and D in the game, nothing else
-        self.lr = lr
-        self.opt_g, self.opt_d, self.opt_b = (
-            torch.optim.Adam(net.parameters(), rate, fused=True) for net, rate in
-            ((self.generator, lr[1]), (self.discriminator, lr[2]), (self.critic, lr[2])))
-        self.history = []        # -log G of a missing token after each step by likelihood, nats; then the
-                                 # losses of D, G and critic after each round of the game
+        nets = self.generator, self.discriminator, self.critic
+        nn.ModuleList(nets).eval()             # dropout is for likelihood, and for D while it learns
+        self.opt_g, self.opt_d, self.opt_b = (torch.optim.Adam(net.parameters(), rate, fused=True)
+                                              for net, rate in zip(nets, (lr[2], lr[3], lr[3]), strict=True))
+        self.history = []        # losses of each step: of G by likelihood, nats of a missing token; of D and
+                                 # critic before the game; of D, G and critic in it
 
     @property
     def n_parameters(self):
@@ -100,26 +99,39 @@ class MaskGAN:
             raise ValueError("no token is missing: there is nothing to learn from")
         return x, missing
 
+    def _descend(self, nets, rate, losses, steps):
+        """Adam on losses(), one for each of the nets; the rate falls along a cosine."""
+        optimizers = [torch.optim.Adam(net.parameters(), rate, fused=True) for net in nets]
+        falling = [CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
+        nets.train()
+        for _ in range(steps):
+            self._round(optimizers, losses())
+            for rates in falling:
+                rates.step()
+        nets.eval()
+
+    def _round(self, optimizers, losses):
+        self.history.append(tuple(core.alternate(*zip(optimizers, losses, [1] * len(losses), strict=True))))
+
     def imitate(self, data, *, steps, alone=0.2):
         """Maximum likelihood on strings (n, T), MaskMLE -> self.
 
         alone  share of the steps, the first ones, in which every token is missing: a language model
         """
-        optimizer = torch.optim.Adam(self.generator.parameters(), self.lr[0], fused=True)
-        falling = CosineAnnealingLR(optimizer, steps)
-
         def surprise():
             x, missing = self._batch(data)
             if len(self.history) < begun + alone * steps:
                 missing = torch.ones_like(missing)
             return -self.generator.log_probs(x, missing)[missing].mean()
 
-        self.generator.train()
         begun = len(self.history)
-        for _ in range(steps):
-            self.history.append(tuple(core.alternate((optimizer, surprise, 1))))
-            falling.step()
-        self.generator.eval()
+        self._descend(nn.ModuleList([self.generator]), self.lr[0], lambda: [surprise], steps)
+        return self
+
+    def prepare(self, data, *, steps):
+        """Rounds without G's move, so that the game begins with D and critic that know something -> self."""
+        self._descend(nn.ModuleList([self.discriminator, self.critic]), self.lr[1],
+                      lambda: self.losses(*self._batch(data))[::2], steps)
         return self
 
     def judge(self, x, missing):
@@ -161,12 +173,10 @@ class MaskGAN:
 
         return discriminate, generate, criticise
 
-    def play(self, data, *, steps, learns=True):
-        """Rounds of the game on strings (n, T) -> self; not `learns`: G stands still."""
-        optimizers = self.opt_d, self.opt_g, self.opt_b
+    def play(self, data, *, steps):
+        """Rounds of the game on strings (n, T) -> self."""
         for _ in range(steps):
-            players = list(zip(optimizers, self.losses(*self._batch(data)), (1, 1, 1), strict=True))
-            self.history.append(tuple(core.alternate(*(players if learns else players[::2]))))
+            self._round((self.opt_d, self.opt_g, self.opt_b), self.losses(*self._batch(data)))
         return self
 
 
@@ -174,7 +184,7 @@ class MaskGAN:
 
 def exact():
     """Returns, advantages and masks by hand; leaks; probabilities and gradients by enumeration."""
-    from zoo import maskbars  # which reads this file
+    from zoo import maskbars  # it reads this file
 
     return maskbars.exact()
 
@@ -188,7 +198,7 @@ def bench(seed=0):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
-SIDE, ROWS = views.STRING[1], 4            # of the 8 x 8 levels four rows are missing
+SIDE, ROWS = views.STRING[1], 4            # of 8 rows of levels four are missing
 
 
 def rows_missing(first):
@@ -226,15 +236,15 @@ class Inpainter:
         return -log_p.mean().item() / (math.log(2) * ROWS * SIDE)
 
 
-def animals(data, seed=0, steps=400, rounds=100):
+def animals(data, seed=0, steps=100, rounds=100):
     """Fills of four rows of images (n, 3, S, S) in [-1, 1] as strings of 8 x 8 levels -> Inpainter.
 
-    Any four rows in turn are missing while it learns: `steps` by likelihood, then `rounds` of the game.
+    Any four rows in turn are missing while it learns: `steps` by likelihood, `rounds` without G's move,
+    and as many of the game. Few steps: with so few images every further one learns them by heart.
     """
     set_seed(seed)
     strings = views.to_strings(data, mirrored=True)
-    model = MaskGAN(views.STRING_LEVELS, strings.shape[1],
-                    lambda n: rows_missing(torch.randint(SIDE - ROWS + 1, (n,))),
-                    batch=36, dropout=0.3)
-    model.imitate(strings, steps=steps)
+    model = MaskGAN(views.STRING_LEVELS, strings.shape[1], batch=36, dropout=0.3,
+                    holes=lambda n: rows_missing(torch.randint(SIDE - ROWS + 1, (n,))))
+    model.imitate(strings, steps=steps).prepare(strings, steps=rounds)
     return Inpainter(model.play(strings, steps=rounds))
