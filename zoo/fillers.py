@@ -77,10 +77,9 @@ class Filler(Reader):
     def __init__(self, v, length, **options):
         super().__init__(v, length, v, shifted=True, **options)
 
-    def log_probs(self, x, missing, temperature=1.0):
+    def log_probs(self, x, missing):
         """log G(x_t | x_<t, m(x)) in nats at every position: (n, T) -> (n, T)."""
-        logits = self(x, missing) / temperature
-        return logits.log_softmax(2).gather(2, x.unsqueeze(2)).squeeze(2)
+        return self(x, missing).log_softmax(2).gather(2, x.unsqueeze(2)).squeeze(2)
 
     def log_prob(self, x, missing):
         """log p of the missing tokens given the others, nats, exact: (n, T) -> (n,)."""
@@ -90,7 +89,7 @@ class Filler(Reader):
     def fill(self, x, missing, temperature=1.0):
         """x (n, T) with its missing tokens drawn from the left, each read before the next."""
         memory, state = self.encode(x, missing)
-        filled, read = hide(x, missing, self.v), torch.full_like(x[:, :1], self.v + 1)
+        filled, read = torch.empty_like(x), torch.full_like(x[:, :1], self.v + 1)
         for t in range(x.shape[1]):
             logits, state = self.decode(read, memory, state, t)
             drawn = torch.multinomial((logits[:, 0] / temperature).softmax(1), 1)

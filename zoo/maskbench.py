@@ -123,7 +123,7 @@ def gradient_variance(model, x, critics, repeats=50):
             back = model.returns(drawn, missing)
         log_p = model.generator.log_probs(drawn, missing)
         for kept, critic in zip(slopes, critics, strict=True):
-            advantages = (back - critic(drawn, missing)).clamp(-model.clip, model.clip)
+            advantages = maskgan.advantages(back, critic(drawn, missing), model.clip)
             grads = torch.autograd.grad(maskgan.policy_loss(log_p, advantages, missing), weights,
                                         retain_graph=True)
             kept.append(nn.utils.parameters_to_vector(grads))
