@@ -130,7 +130,7 @@ def gradient_variance(model, x, critics, repeats=50):
     return [torch.stack(kept).var(0).sum().item() for kept in slopes]
 
 
-def bench(seed=0, steps=2600, left_steps=500, warm=900, rounds=250):
+def bench(seed=0, steps=2600, left_steps=500, warm=1200, rounds=250):
     """MaskMLE against Bayes, D and critic before the game, and MaskGAN against MaskMLE."""
     truth = make_truth(seed)
     set_seed(seed)

@@ -72,7 +72,7 @@ class MaskGAN:
     options    of the three nets: hidden, dropout
     """
 
-    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, lr=(8e-3, 4e-3, 3e-4, 1e-3), batch=64,
+    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, lr=(8e-3, 4e-3, 1e-4, 1e-3), batch=64,
                  **options):
         if not 0 <= discount <= 1 or clip <= 0:
             raise ValueError(f"discount must be within 0 and 1, clip positive; they are {discount}, {clip}")
