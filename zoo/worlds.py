@@ -85,3 +85,84 @@ def bars_and_stripes(side=4):
     lines = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * side)                       # (2^side, side)
     rows = lines[:, :, None].expand(-1, side, side)
     return Patterns(torch.cat([rows, rows.mT[1:-1]]).flatten(1))        # all -1 and all 1 are rows already
+
+
+class MarkovSource:
+    """Strings of a first-order Markov chain, and all that can be known of the missing tokens of one.
+
+    start (V,), step (V, V): p(x_1) and p(x_t | x_{t-1}), all positive; length T of a string. float64.
+    Strings are int64 (n, T) in 0 .. V - 1; missing (n, T) is bool. Given the known tokens, the missing ones
+    are a Markov chain again, whose steps the backward pass gives (Rabiner, A Tutorial on Hidden Markov
+    Models, Proceedings of the IEEE 1989, Section III: forward and backward variables).
+
+    Raises ValueError if a probability is 0.
+    """
+    exact = True
+
+    def __init__(self, start, step, length):
+        self.log_start, self.log_step, self.length = start.double().log(), step.double().log(), length
+        if not all(table.isfinite().all() for table in (self.log_start, self.log_step)):
+            raise ValueError("every token must be possible after every other: a probability is 0")
+
+    def sample(self, n, generator=None):
+        """n strings (n, T)."""
+        x = [torch.multinomial(self.log_start.exp(), n, replacement=True, generator=generator)]
+        for _ in range(1, self.length):
+            x.append(torch.multinomial(self.log_step.exp()[x[-1]], 1, generator=generator).squeeze(1))
+        return torch.stack(x, 1)
+
+    def log_prob(self, x):
+        """log p(x) in nats: (n, T) -> (n,)."""
+        return self.log_start[x[:, 0]] + self.log_step[x[:, :-1], x[:, 1:]].sum(1)
+
+    def posterior(self, x, missing):
+        """log p(x_t | x_{t-1}, all known tokens): (n, T, V, V), from the row's token to the column's.
+
+        At t = 0 all rows are the same; a known token is certain. Tokens under `missing` are not looked at.
+        """
+        n, length, v = *x.shape, len(self.log_start)
+        certain = torch.full((n, length, v), -math.inf, dtype=torch.float64)
+        certain.scatter_(2, x.unsqueeze(2), 0.0).masked_fill_(missing.unsqueeze(2), 0.0)
+        steps, later = [], torch.zeros(n, v, dtype=torch.float64)      # later: log p(known after t | x_t)
+        for t in reversed(range(length)):
+            joint = (self.log_step if t else self.log_start.expand(v, v)) + (certain[:, t] + later)[:, None]
+            later = joint.logsumexp(2)
+            steps.append(joint - later.unsqueeze(2))
+        return torch.stack(steps[::-1], 1)
+
+    def fill(self, x, missing, generator=None):
+        """The missing tokens drawn from their posterior: (n, T)."""
+        steps = self.posterior(x, missing).exp()
+        drawn = [torch.multinomial(steps[:, 0, 0], 1, generator=generator)]
+        for t in range(1, self.length):
+            share = steps[:, t].gather(1, drawn[-1].unsqueeze(2).expand(-1, -1, steps.shape[3])).squeeze(1)
+            drawn.append(torch.multinomial(share, 1, generator=generator))
+        return torch.cat(drawn, 1)
+
+
+def conditionals(steps, x):
+    """log p(x_t = . | x_{t-1} of the string x, all known): posterior (n, T, V, V), (n, T) -> (n, T, V)."""
+    before = torch.cat([x[:, :1], x[:, :-1]], 1)[..., None, None]       # at t = 0 any row does
+    return steps.gather(2, before.expand(-1, -1, 1, steps.shape[3])).squeeze(2)
+
+
+def marginals(steps):
+    """p(x_t = . | all known): posterior (n, T, V, V) -> (n, T, V)."""
+    share = [steps[:, 0, 0].exp()]
+    for t in range(1, steps.shape[1]):
+        share.append((share[-1].unsqueeze(1) @ steps[:, t].exp()).squeeze(1))
+    return torch.stack(share, 1)
+
+
+def fill_entropy(steps):
+    """Entropy of the missing tokens given the known ones, nats: posterior (n, T, V, V) -> (n,)."""
+    now = marginals(steps)
+    rows = torch.special.entr(steps.exp()).sum(3)                       # (n, T, V): of a step from each token
+    return rows[:, 0, 0] + (now[:, :-1] * rows[:, 1:]).sum((1, 2))
+
+
+def markov_source(seed=0, v=20, length=20, concentration=0.1):
+    """A source whose rows are drawn from a Dirichlet; it starts from its stationary distribution."""
+    rng = np.random.default_rng(seed)
+    step = torch.from_numpy(rng.dirichlet(np.full(v, concentration), v))
+    return MarkovSource(torch.linalg.matrix_power(step, 4096).mean(0), step, length)
