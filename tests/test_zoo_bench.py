@@ -7,8 +7,8 @@ from zoo.core import MODELS, home
 BENCHES = [name for name in MODELS if home(name, "bench")]
 
 
-# bars missed on seed 0, shown as failed in zoo/README.md: BEGAN's digits collapse to a few classes; BGAN's loss
-# of continuous items drives them off modes that have too few; MaskGAN gains nothing from its game
+# bars missed on seed 0, shown as failed in zoo/README.md: BEGAN's digits collapse to a few classes; BGAN's
+# loss of continuous items drives them off modes that have too few; MaskGAN gains nothing from its game
 MISSED = {"gamma = 0.7: classes of 10 with 2 % of the samples", "gamma = 0.7: pair distance / real",
           "ring, continuous form: modes of 8", "ring, continuous form: points within 3 sd",
           "ring, continuous form: KL of the modes [nats]",

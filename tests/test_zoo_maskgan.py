@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from utils import set_seed
-from zoo import fillers, maskbench, maskgan, worlds
+from zoo import fillers, maskgan, worlds
+from zoo.bars import maskgan as bars
 
 HOLE = torch.tensor([False, True, True, False, True, False])
 
@@ -144,8 +145,8 @@ def test_a_source_draws_as_often_as_it_says():
 
 def test_auc_of_the_same_is_a_half_and_of_parted_ones_1():
     x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
-    assert maskbench.auc(x, x) == pytest.approx(0.5, abs=1e-3)
-    assert maskbench.auc(x + 20, x) == 1.0 and maskbench.auc(x - 20, x) == 0.0
+    assert bars.auc(x, x) == pytest.approx(0.5, abs=1e-3)
+    assert bars.auc(x + 20, x) == 1.0 and bars.auc(x - 20, x) == 0.0
 
 
 def test_inpainting_draws_the_middle_rows_alone(images):

@@ -180,22 +180,6 @@ class MaskGAN:
         return self
 
 
-# ----------------------------------------------------------------------------------------------- exact, bench
-
-def exact():
-    """Returns, advantages and masks by hand; leaks; probabilities and gradients by enumeration."""
-    from zoo import maskbars  # it reads this file
-
-    return maskbars.exact()
-
-
-def bench(seed=0):
-    """Fills of a source whose posterior is known: MaskMLE against Bayes, MaskGAN against MaskMLE."""
-    from zoo import maskbench
-
-    return maskbench.bench(seed)
-
-
 # ---------------------------------------------------------------------------------------------------- animals
 
 SIDE, ROWS = views.STRING[1], 4            # of 8 rows of levels four are missing

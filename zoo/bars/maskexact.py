@@ -1,6 +1,6 @@
 """What MaskGAN is held to whatever it has learned: values by hand, and sums over all strings.
 
-Equations are those of zoo/maskgan.py; the truth, of worlds.MarkovSource. What it learns: zoo/maskbench.py.
+Equations are those of zoo/maskgan.py; the truth, of worlds.MarkovSource. What it learns: zoo/bars/maskgan.py.
 """
 import itertools
 
