@@ -29,6 +29,7 @@ MODELS = (                       # files of zoo/ that hold a model, in the order
     "pixelrnn",
     "began",
     "ppgn",
+    "seqgan",
 )
 
 

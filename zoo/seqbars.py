@@ -81,6 +81,7 @@ def _normalised(g, every):
 
     n = 20_000
     drawn, cold = g.sample(n), g.sample(n, COLD)
+    mixed = torch.cat([drawn[:, :1], g.sample(n)[:, 1:]], 1)
     return [Check(f"log of the sum of p over all strings of {name} [nats]",
                   net.log_prob(y).logsumexp(0).item(), -1e-4, 1e-4, "0",
                   {"shown the token itself, 20 steps of learning": leaks})
@@ -91,7 +92,7 @@ def _normalised(g, every):
               controls={f"drawn at temperature {COLD}": off(cold)}),
         Check(f"likewise, the last two tokens drawn anew, given {n} first ones",
               off(g.complete(drawn[:, :1])), hi=0.02, source="by enumeration",
-              controls={"first ones of other strings": off(torch.cat([drawn[:, :1], g.sample(n)[:, 1:]], 1))}),
+              controls={"ends of other strings": off(mixed)}),
         Check(f"likewise at temperature {COLD}", off(cold, COLD), hi=0.02, source="by enumeration",
               controls={"temperature 1": off(drawn, COLD)})]
 
@@ -121,7 +122,7 @@ def _values(g, d, every, right, broken, copies=300):
 
 def _gradient(g, d, every, right, broken, repeats=24, batch=128):
     """The mean of estimates against the slope of sum_Y p(Y) D(Y), both over all weights of G."""
-    weights = [p for p in g.parameters() if p.requires_grad]
+    weights = g.learned()
     truth = _slope((g.eval().log_probs(every).sum(1).exp() * d.chance(every)).sum(), weights)
 
     def off(values, centre=None):
@@ -211,9 +212,10 @@ def bench(seed=0, n=20_000, steps=120):
     hasty = report(play(constant, 1e-2, 1, False).language, world, test)
     start, end, cold = of["MLE"], of["SeqGAN"], of[f"MLE at {COLD}"]
     fall = {name: other.oracle - start.oracle for name, other in blind.items()}
+    drawn = model.sample(len(test))
     with torch.no_grad():
-        told, of_untrained = (measure.accuracy(logits(test), logits(net.sample(len(test)))) for logits, net in
-                              ((model.discriminator.eval(), g) for g in (model.language, untrained)))
+        told, by_new = (measure.accuracy(d(test), d(drawn))
+                        for d in (model.discriminator.eval(), Discriminator(world.vocabulary).eval()))
     caccia = "Caccia et al. 2020: a lower temperature does what SeqGAN does, and more of it"
     return [
         Check("NLL_oracle after SeqGAN less before [nats/token]", end.oracle - start.oracle, hi=-0.05,
@@ -238,4 +240,4 @@ def bench(seed=0, n=20_000, steps=120):
               controls={"MLE at 1": start.forward - end.forward}),
         Check("accuracy of D on new strings of the oracle and of G", told, 0.55, 0.8,
               "chosen on seeds 0 and 1; 1/2 if G were the oracle or D blind",
-              {"strings of an untrained G": of_untrained})]
+              {"a D that has not learned": by_new})]

@@ -97,7 +97,7 @@ class SeqGAN:
                              f"{k}, {copies}, {average}")
         self.language, self.discriminator, self.policy = language, discriminator, copy.deepcopy(language)
         self.copies, self.average, self.baseline, self.k, self.batch = copies, average, baseline, k, batch
-        self.opt_g = torch.optim.Adam(language.parameters(), lr)
+        self.opt_g = torch.optim.Adam(language.learned(), lr)
         self.opt_d = torch.optim.Adam(discriminator.parameters(), lr_d)
         self.history = []        # -V of D and the mean Q of G's strings after each round
 

@@ -41,14 +41,18 @@ class Language(nn.Module):
             self.above = nn.Embedding(vocabulary + 1, width)
             self.rows, self.columns = nn.Embedding(length // row, width), nn.Embedding(row, width)
         self.lstm = nn.LSTM(width, hidden, batch_first=True)
-        self.lstm.bias_hh_l0.data.zero_().requires_grad_(False)      # torch adds two biases; one is enough
+        self.lstm.bias_hh_l0.requires_grad_(False).zero_()           # torch adds two biases; one is enough
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(hidden, vocabulary)
         self.history = []        # mean -log p of a batch after each step of fit, nats of a string
 
     @property
     def n_parameters(self):
         """How many numbers are learned."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self.learned())
+
+    def learned(self):
+        """The parameters that are learned, a list."""
+        return [p for p in self.parameters() if p.requires_grad]
 
     def _inputs(self, tokens, first=0):
         """What the LSTM reads at steps first .. t, given t tokens (n, t) -> (n, t + 1 - first, width)."""
@@ -101,7 +105,7 @@ class Language(nn.Module):
                   after every `every` steps; None: the last ones
         """
         set_seed(seed)
-        optimizer, best, kept = torch.optim.AdamW(self.parameters(), lr, weight_decay=decay), None, None
+        optimizer, best, kept = torch.optim.AdamW(self.learned(), lr, weight_decay=decay), None, None
         for step in range(1, steps + 1):
             loss = -self.train().log_probs(y[torch.randint(len(y), (min(batch, len(y)),))]).sum(1).mean()
             optimizer.zero_grad(set_to_none=True)
@@ -134,8 +138,8 @@ class Language(nn.Module):
     def rollouts(self, y, copies):
         """Strings that begin as y (n, length) does: (length - 1, copies, n, length).
 
-        Those at place t have the first t + 1 tokens of y. All are drawn side by side: at every step each string of y,
-        which stand first among the rows, sends off new ones that begin in its state.
+        Those at place t have the first t + 1 tokens of y. All are drawn side by side: at every step each
+        string of y, which stand first among the rows, sends off new ones that begin in its state.
         """
         n, rows, state = len(y), y[:, :0], None
         for t in range(self.length):
