@@ -177,12 +177,13 @@ def report(g, world, test, temperature=1.0, n=20_000):
     return Report(*(value.item() / g.length for value in values))
 
 
-def bench(seed=0, n=20_000, steps=120):
+def bench(seed=0, n=20_000, steps=200):
     """An oracle of 100 tokens and strings of 12; G is narrower than the oracle.
 
-    With 1000 strings, the discriminator learned them by heart and G's entropy wandered: shuffled rewards
-    lowered NLL_oracle, too, by up to .2. With many strings and a G that cannot hold the oracle, D tells G's
-    from new ones of the oracle, too, and what it tells is worth something.
+    With 1000 strings and a G as wide as the oracle, D learned them by heart and G's entropy wandered: in one
+    run of two rewards shuffled over the batch lowered NLL_oracle more than those of D. With many strings and
+    a G that cannot hold the oracle, D tells G's from new ones of the oracle, too. Large batches, and few ends
+    for each string, are the best use of the time: they make less noise in the gradient.
     """
     world = strings.oracle(seed=seed)
     set_seed(seed)
@@ -190,16 +191,16 @@ def bench(seed=0, n=20_000, steps=120):
     mle, untrained = Language(world.vocabulary, world.length, hidden=12), Language(100, 12, hidden=12)
     mle.fit(train, steps=1000, seed=seed, batch=128, held_out=held_out)
 
-    def play(rewards=None, lr=1.5e-3, first=500, baseline=True):
+    def play(rewards=None, lr=2e-3, first=300, baseline=True, k=2):
         set_seed(seed)
-        model = SeqGAN(copy.deepcopy(mle), Discriminator(world.vocabulary), copies=4, baseline=baseline, k=2,
-                       lr=lr, lr_d=2e-3, batch=128)
+        model = SeqGAN(copy.deepcopy(mle), Discriminator(world.vocabulary), copies=2, baseline=baseline, k=k,
+                       lr=lr, lr_d=2e-3, batch=512)
         if rewards:
             model.values = rewards(model.values)
         return model.fit(train, steps=steps, first=first, seed=seed)
 
-    def constant(_):
-        return lambda y: torch.full(y.shape, 0.5)
+    def blind_to_all(lr):              # no baseline, which would leave nothing; D is there to no end
+        return play(lambda _: lambda y: torch.full(y.shape, 0.5), lr, first=1, baseline=False, k=1)
 
     def shuffled(values):
         return lambda y: values(y)[torch.randperm(len(y))]
@@ -207,9 +208,9 @@ def bench(seed=0, n=20_000, steps=120):
     model = play()
     of = {"MLE": report(mle, world, test), "SeqGAN": report(model.language, world, test),
           f"MLE at {COLD}": report(mle, world, test, COLD), "untrained": report(untrained, world, test)}
-    blind = {"rewards shuffled": play(shuffled), "constant reward": play(constant, first=1, baseline=False)}
+    blind = {"rewards shuffled": play(shuffled), "constant reward": blind_to_all(2e-3)}
     blind = {name: report(other.language, world, test) for name, other in blind.items()}
-    hasty = report(play(constant, 1e-2, 1, False).language, world, test)
+    hasty = report(blind_to_all(1e-2).language, world, test)
     start, end, cold = of["MLE"], of["SeqGAN"], of[f"MLE at {COLD}"]
     fall = {name: other.oracle - start.oracle for name, other in blind.items()}
     drawn = model.sample(len(test))
@@ -227,17 +228,17 @@ def bench(seed=0, n=20_000, steps=120):
               source="beforehand", controls={f"MLE at {COLD}": cold.test - start.test,
                                              "constant reward, lr 1e-2": hasty.test - start.test}),
         Check("KL(G || oracle) after SeqGAN less before [nats/token]", end.reverse - start.reverse, hi=-0.01,
-              source="chosen on seeds 0 and 1", controls={name: other.reverse - start.reverse
+              source="chosen on seeds 0 to 2", controls={name: other.reverse - start.reverse
                                                          for name, other in blind.items()}),
         *(Check(f"{name}: {kl} [nats/token]", getattr(of[name], field), 0, 1.5,
-                "to be known; wide, chosen on seeds 0 and 1", {"untrained": getattr(of["untrained"], field)})
+                "to be known; wide, chosen on seeds 0 to 2", {"untrained": getattr(of["untrained"], field)})
           for name in list(of)[:3] for kl, field in (("KL(G || oracle)", "reverse"),
                                                      ("KL(oracle || G)", "forward"))),
         Check(f"NLL_oracle of MLE at {COLD} less SeqGAN's [nats/token]", cold.oracle - end.oracle, hi=-0.3,
               source=caccia, controls={"MLE at 1": start.oracle - end.oracle}),
         Check(f"KL(oracle || G) of MLE at {COLD} less SeqGAN's [nats/token]", cold.forward - end.forward,
-              lo=0.05, source="chosen on seeds 0 and 1; what the low temperature pays",
+              lo=0.05, source="chosen on seeds 0 to 2; what the low temperature pays",
               controls={"MLE at 1": start.forward - end.forward}),
         Check("accuracy of D on new strings of the oracle and of G", told, 0.55, 0.8,
-              "chosen on seeds 0 and 1; 1/2 if G were the oracle or D blind",
+              "chosen on seeds 0 to 2; 1/2 if G were the oracle or D blind",
               {"a D that has not learned": by_new})]
