@@ -188,7 +188,7 @@ def bench(seed=0, n=20_000, steps=200):
     world = strings.oracle(seed=seed)
     set_seed(seed)
     train, held_out, test = world.sample(n), world.sample(1000), world.sample(10_000)
-    mle, untrained = Language(world.vocabulary, world.length, hidden=12), Language(100, 12, hidden=12)
+    mle, untrained = Language(world.vocabulary, world.length, hidden=8), Language(100, 12, hidden=8)
     mle.fit(train, steps=1000, seed=seed, batch=128, held_out=held_out)
 
     def play(rewards=None, lr=2e-3, first=300, baseline=True, k=2):

@@ -186,7 +186,7 @@ class Faces:
         return -self.model.language.log_prob(y).mean().item() / (math.log(2) * y.shape[1])
 
 
-def animals(data, seed=0, fit_steps=400, steps=60):
+def animals(data, seed=0, fit_steps=400, first=100, steps=60):
     """Maximum likelihood, then SeqGAN, of images (n, 3, S, S) in [-1, 1] and their mirror images -> Faces.
 
     Each picture is 64 tokens of 16 levels, row by row, and G is told place and the token above.
@@ -197,4 +197,4 @@ def animals(data, seed=0, fit_steps=400, steps=60):
     language.fit(tokens, steps=fit_steps, seed=seed, lr=5e-3, batch=18, decay=0.1)
     judge = Discriminator(views.STRING_LEVELS, dropout=0.5)
     model = SeqGAN(language, judge, copies=2, baseline=True, batch=16)
-    return Faces(model.fit(tokens, steps=steps, first=100, seed=seed))
+    return Faces(model.fit(tokens, steps=steps, first=first, seed=seed))
