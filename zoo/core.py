@@ -39,6 +39,7 @@ MODELS = (                       # names of the models, in the order of tables a
     "began",
     "ppgn",
     "bgan",
+    "seqgan",
     "maskgan",
 )
 
