@@ -14,7 +14,7 @@ gradient goes from D into G, and every token is told by Q alone how good it was.
 their Section "The Discriminative Model for Sequences", a CNN with a highway layer. Beta follows theta as a
 running mean, as in the authors' program; the paper copies it.
 
-G has an exact log p before and after, which shows what the game did to it: zoo/seqbars.py.
+G has an exact log p before and after, which shows what the game did to it: zoo/bars/seqgan.py.
 """
 import copy
 import math
@@ -148,22 +148,6 @@ class SeqGAN:
         return self.language.sample(n)
 
 
-# ------------------------------------------------------------------------------------------ exact, bench
-
-def exact():
-    """All 27 strings of three tokens: log p, Q and the gradient against enumeration."""
-    from zoo import seqbars  # which needs what is above
-
-    return seqbars.exact()
-
-
-def bench(seed=0):
-    """Strings of an oracle: what the game changes, and what rewards that tell nothing change."""
-    from zoo import seqbars
-
-    return seqbars.bench(seed)
-
-
 # ---------------------------------------------------------------------------------------------------- animals
 
 class Faces:
@@ -184,6 +168,11 @@ class Faces:
         """Bits for each value of images (n, 3, S, S) in this view, exact; 4 if nothing were known."""
         y = views.to_strings(images)
         return -self.model.language.log_prob(y).mean().item() / (math.log(2) * y.shape[1])
+
+
+def seen(images):
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8): as strings show them."""
+    return views.in_levels(images, views.STRING, views.STRING_LEVELS)
 
 
 def animals(data, seed=0, fit_steps=400, first=100, steps=60):
