@@ -189,9 +189,9 @@ def bench(seed=0, n=20_000, steps=200):
     With 1000 strings and a G as wide as the oracle, D learned them by heart and G's entropy wandered: in one
     run of two rewards shuffled over the batch lowered NLL_oracle more than those of D. With many strings and
     a G that cannot hold the oracle, D tells G's from new ones of the oracle, too. Large batches, and few ends
-    for each string, are the best use of the time: they make less noise in the gradient. What is left of it moves
-    G at random: one game in which a constant was the reward lowered NLL_oracle by .08. So each kind of game is
-    played GAMES times, from the same G.
+    for each string, are the best use of the time: they make less noise in the gradient. What is left of it
+    moves G at random: one game in which a constant was the reward lowered NLL_oracle by .08. So each kind of
+    game is played GAMES times, from the same G.
     """
     world = strings.oracle(seed=seed)
     set_seed(seed)
