@@ -127,6 +127,7 @@ def test_who_must_know_the_kinds_is_told_them_or_left_out(twelve, tmp_path, monk
         path.rename(twelve / f"{'lion' if k < 6 else 'tiger'}_{k:02}.png")
     sheet.make([steered, copier], twelve, tmp_path)
     rows = {row["model"]: row for row in read_json(tmp_path / "animals.json")["rows"]}
+    assert "\nsteered knows the kinds" in read_json(tmp_path / "animals.json")["note"]
     assert told == ["lion"] * 5 + ["tiger"] * 4 and list(rows) == ["real", "steered", "copier"]
 
 

@@ -28,21 +28,27 @@ FILLS = """
 {names} fills in what is missing of an image: its row has the held-out images, those to fill are above it, and
 what is measured of samples is left out."""
 
+STEERED = """
+{names} knows the kinds of what it learns from, and draws one after the other in turn."""
 
-def note(side, n_train, n_test, n, right, n_kinds, fillers):
+
+def note(side, n_train, n_test, n, right, n_kinds, fillers=(), steered=()):
     """How to read the table: a text.
 
     side, n_train, n_test  of the images;  n  samples of each model
     right                  share of the training images that the judge takes for what they are; None: no judge
-    n_kinds                kinds that it knows;  fillers  names of the models that fill in
+    n_kinds                kinds that it knows
+    fillers, steered       names of the models that fill in, and of those that draw what they are told to
     """
     if right is None:
         judge = f"{UNKNOWN.capitalize()} so there is no judge of samples."
     else:
         judge = HEARD if right >= LEAST_RIGHT else UNHEARD
         judge = judge.format(right=right, n_kinds=n_kinds, least=LEAST_RIGHT)
-    text = NOTE.format(side=side, n_train=n_train, n_test=n_test, n=n, judge=judge.strip()).strip()
-    return text + (FILLS.format(names=" and ".join(fillers)) if fillers else "")
+    texts = [NOTE.format(side=side, n_train=n_train, n_test=n_test, n=n, judge=judge.strip()).strip()]
+    texts += [text.format(names=" and ".join(names)) for text, names in ((STEERED, steered), (FILLS, fillers))
+              if names]
+    return "".join(texts)
 
 
 def findings(rows):

@@ -61,7 +61,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     right = judge and judge.right(split.train, split.train_kinds)
     heard = judge if judge and right >= LEAST_RIGHT else None
     shown = {"real": split.train[_spread(len(split.train))]}
-    table, fillers = [_real(split, heard)], []
+    table, fillers, steered = [_real(split, heard)], [], []
     for module in models:
         if _needs_kinds(module) and not split.train_kinds:
             unable = f"--data {data}: {notes.UNKNOWN} {_label(module)} must know them"
@@ -69,6 +69,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
                 raise UserError(unable)
             print(f"{unable}, and is left out", flush=True)
             continue
+        steered += [_label(module)] * _needs_kinds(module)
         kept = _kept(module, split, Path(out), [hash_images(data), SIDE, seed], reuse)
         row, samples = kept["row"], kept["samples"].float()
         if kept["masked"] is None:
@@ -83,7 +84,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     save_recon(shown, Path(out) / f"{stem}.png")
     write_tables(Path(out), stem, table, HEADS, FORMS)
     note = notes.note(SIDE, len(split.train), len(split.test), N_SAMPLES, right,
-                      len(set(split.test_kinds or ())), fillers)
+                      len(set(split.test_kinds or ())), fillers, steered)
     findings = notes.findings(table)
     name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else str(data)
     record = {"data": name, "note": note, "findings": findings, "rows": table}
