@@ -81,17 +81,19 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
         shown[row["model"]] = to_side(samples[:N_SHOWN], SIDE).clamp(-1, 1)
         table.append(row)
         print(f"{row['model']}: {row['seconds']:.0f} CPU seconds", flush=True)
-    save_recon(shown, Path(out) / f"{stem}.png")
-    write_tables(Path(out), stem, table, HEADS, FORMS)
     note = notes.note(SIDE, len(split.train), len(split.test), N_SAMPLES, right,
                       len(set(split.test_kinds or ())), fillers, steered)
-    findings = notes.findings(table)
-    name = DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else str(data)
-    record = {"data": name, "note": note, "findings": findings, "rows": table}
-    write_json(Path(out) / f"{stem}.json", record)
-    texts = {"zooData": escape(name, breakable=True),
-             "zooNote": escape(note), "zooFindings": escape(findings)}
-    write_atomic(Path(out) / f"{stem}_macros.tex", macros(texts))
+    _write(Path(out), stem, shown, table, {
+        "data": DRAWN if Path(data).resolve() == (ROOT / DRAWN).resolve() else str(data),
+        "note": note, "findings": notes.findings(table)})
+
+
+def _write(folder, stem, shown, table, texts):
+    save_recon(shown, folder / f"{stem}.png")
+    write_tables(folder, stem, table, HEADS, FORMS)
+    write_json(folder / f"{stem}.json", texts | {"rows": table})
+    write_atomic(folder / f"{stem}_macros.tex", macros(
+        {f"zoo{name.capitalize()}": escape(text, breakable=name == "data") for name, text in texts.items()}))
 
 
 def _split(data):
