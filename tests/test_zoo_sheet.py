@@ -121,7 +121,7 @@ def test_who_must_know_the_kinds_is_told_them_or_left_out(twelve, tmp_path, monk
     monkeypatch.setattr(sheet, "SIDE", 16)
     sheet.make([steered, copier], twelve, tmp_path)
     assert "steered must know them, and is left out" in capsys.readouterr().out and not told
-    with pytest.raises(UserError, match="tell kinds apart; steered must know them"):
+    with pytest.raises(UserError, match="several images of each; steered must know them"):
         sheet.make([steered], twelve, tmp_path)
     for k, path in enumerate(sorted(twelve.iterdir())):
         path.rename(twelve / f"{'lion' if k < 6 else 'tiger'}_{k:02}.png")
@@ -129,6 +129,13 @@ def test_who_must_know_the_kinds_is_told_them_or_left_out(twelve, tmp_path, monk
     rows = {row["model"]: row for row in read_json(tmp_path / "animals.json")["rows"]}
     assert "\nsteered knows the kinds" in read_json(tmp_path / "animals.json")["note"]
     assert told == ["lion"] * 5 + ["tiger"] * 4 and list(rows) == ["real", "steered", "copier"]
+    names = sorted(path.stem for path in twelve.iterdir())
+    for is_lion, again in ((lambda k: k < 6, []), (lambda k: k >= 6, ["tiger"] * 5 + ["lion"] * 4)):
+        lines = [f"{name},{int(is_lion(k))},0" for k, name in enumerate(names)]
+        (twelve / "factors.csv").write_text("\n".join(["name,lion,turn", *lines]))
+        told.clear()
+        sheet.make([steered, copier], twelve, tmp_path, reuse=True)
+        assert told == again                                 # a row that knew other kinds is made anew
 
 
 def test_findings_rank_exact_values_beside_exact_ones_and_levels_beside_the_same_levels():

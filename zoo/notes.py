@@ -23,7 +23,8 @@ the training images."""
 UNHEARD = """
 A judge that saw only the held-out images takes no more than {right:.0%} of the training images for what they
 are, fewer than {least:.0%}: what it says of samples is left out."""
-UNKNOWN = "neither a factors.csv nor file names such as lion_01.jpg tell kinds apart;"
+UNKNOWN = ("a factors.csv, or file names such as lion_01.jpg, would have to tell kinds apart, with several "
+           "images of each;")
 FILLS = """
 {names} fills in what is missing of an image: its row has the held-out images, those to fill are above it, and
 what is measured of samples is left out."""

@@ -141,7 +141,7 @@ class Steered:
     """
 
     def __init__(self, model, classifier, classes):
-        self.net, self.classifier, self.classes = model.net, classifier, classes
+        self.net, self.nz, self.classifier, self.classes = model.net, model.config.nz, classifier, classes
         self.n_parameters = model.n_parameters + n_parameters(classifier)
 
     def sample(self, n, n_steps=150):
@@ -151,7 +151,7 @@ class Steered:
         def target(z):
             return z.square().sum(1) / 2 - log_class(self.classifier(self.net(z)), y)
 
-        tuned = mala(target, torch.randn(n, 2), 60, 0.3, TARGET_GRADIENT)     # out of the wrong kind, too
+        tuned = mala(target, torch.randn(n, self.nz), 60, 0.3, TARGET_GRADIENT)    # and out of the wrong kind
         with torch.no_grad():
             return self.net(mala(target, tuned.z, n_steps, tuned.step).z)
 
@@ -160,7 +160,7 @@ def animals(data, seed=0, kinds=(), side=32, **options):
     """ABP's generator of images (n, 3, S, S) in [-1, 1] at 32 x 32, steered towards each of their kinds.
 
     kinds    what each image is, n texts
-    options  of abp.Config
+    options  of abp.Config, but for prior_sigma, which is 1
 
     C learns the kinds of the same images, changed at random as the GAN's discriminator sees them.
     """

@@ -67,7 +67,7 @@ def table(record):
                     for name in checks[0].controls]
         lines.append([checks[0].name, ", ".join(_text(check.value) for check in checks), _bound(checks[0]),
                       "; ".join(controls), "yes" if all(check.ok for check in checks) else "**FAILED**",
-                      checks[0].source])
+                      " / ".join(dict.fromkeys(check.source for check in checks))])
     words = [True, False, False, True, True, True]
     return markdown(["check", "value", "bound", "control, which must miss", "holds", "source"], lines, words)
 
@@ -137,7 +137,10 @@ def write_readme(out):
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{out}: holds a record that is broken ({error}); measure anew") from None
     if Path(out, "animals.json").is_file():
-        parts["animals"] = _animals(Path(out))
+        try:
+            parts["animals"] = _animals(Path(out))
+        except (KeyError, TypeError, OSError) as error:
+            raise UserError(f"{out}: holds a broken sheet ({error}); run python -m zoo all animals") from None
     for name, part in parts.items():
         page = replace_between(page, name, part, README)
     write_atomic(README, page)

@@ -81,8 +81,8 @@ class SeqGAN:
     discriminator  a Discriminator
     copies         N, ends of a string that are drawn to judge a token
     average        decay of the running mean of G's weights that draws those ends; 0: G itself
-    baseline       whether the batch's mean of Q at a place is taken from Q: of less variance, and as good,
-                   for it does not know the token
+    baseline       whether the batch's mean of Q at a place is taken from Q: the gradient has less variance,
+                   and is as it was but for a factor 1 - 1 / batch, since that mean holds the token's own Q
     k              steps of D for each of G
     lr, lr_d       of Adam, for G and for D; that of G falls along a line to 0
     batch          strings of each kind in a step

@@ -70,7 +70,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
             print(f"{unable}, and is left out", flush=True)
             continue
         steered += [_label(module)] * _needs_kinds(module)
-        kept = _kept(module, split, Path(out), [hash_images(data), SIDE, seed], reuse)
+        kept = _kept(module, split, Path(out), hash_images(data), seed, reuse)
         row, samples = kept["row"], kept["samples"].float()
         if kept["masked"] is None:
             row |= _of_samples(samples, _view(module, samples.shape[-1]), split, heard)
@@ -104,20 +104,22 @@ def _split(data):
     known = kinds(data, names)
     train_kinds, test_kinds = ([kind for kind, out in zip(known, held, strict=True) if out == part]
                                for part in (False, True)) if known else (None, None)
-    if known and set(test_kinds) != set(known):
-        train_kinds = test_kinds = None            # a kind of which none is held out cannot be taught
+    if known and not set(train_kinds) == set(test_kinds) == set(known):
+        train_kinds = test_kinds = None            # there must be some of each kind in either part
     return Split(images[~held], images[held], train_kinds, test_kinds)
 
 
 # -------------------------------------------------------------------------------------------------- one model
 
-def _kept(module, split, out, key, reuse):
+def _kept(module, split, out, hashes, seed, reuse):
     """What a model has made of the images, as its file keeps it: read from there, or made and written.
 
     {"key", "row": what needs the model, "samples": (n, 3, s, s) half precision, "masked": (n, 3, s, s) that a
     model which fills in was given, or None}
     """
     path = out / "rows" / f"{_name(module)}.pt"
+    told = {"kinds": split.train_kinds} if _needs_kinds(module) else {}
+    key = [hashes, SIDE, seed, *told.values()]
     if reuse:
         try:
             kept = torch.load(path, weights_only=True)
@@ -125,16 +127,16 @@ def _kept(module, split, out, key, reuse):
                 return kept
         except Exception:              # a broken file makes torch.load raise nearly anything
             pass
-    set_seed(seed=key[-1])
+    set_seed(seed)
     began = time.process_time()              # of all threads; other programs do not count
-    known = {"kinds": split.train_kinds} if _needs_kinds(module) else {}
-    model = module.animals(split.train, key[-1], **known)
+    model = module.animals(split.train, seed, **told)
     row = {"model": _label(module), "parameters": getattr(model, "n_parameters", None),
            "seconds": time.process_time() - began}
     if hasattr(model, "sample"):
         samples, masked = model.sample(N_SAMPLES), None
     else:
-        again = split.test[torch.arange(N_SHOWN) * len(split.test) // N_SHOWN]    # if few, more than once
+        columns = min(len(split.train), N_SHOWN)
+        again = split.test[torch.arange(columns) * len(split.test) // columns]    # if few, more than once
         samples, masked = model.fill(again), model.masked(again).half()
     row["view"] = getattr(model, "view", f"{samples.shape[-2]} x {samples.shape[-1]}")
     row |= _density(model, split.test)
@@ -164,11 +166,16 @@ def _view(module, side):
 def _of_samples(samples, view, split, judge):
     """What is measured of samples (n, 3, s, s), beside real images as `view` shows them."""
     train, test = view(split.train), view(split.test)
-    fresh = nearest(test, train) / nearest(test, test, itself=True)
-    copying = nearest(samples, train) / nearest(samples, test) / fresh if fresh else None     # all are copies
+    spread = _over(pair_distance(samples), pair_distance(train))
+    copying = _over(_over(nearest(samples, train), nearest(samples, test)),
+                    _over(nearest(test, train), nearest(test, test, itself=True)))
     verdict = judge.verdict(to_side(samples, SIDE)) if judge else (None, None)
-    spread = pair_distance(samples) / pair_distance(train)
     return dict(zip(MEASURED, (spread, copying, *verdict), strict=True))
+
+
+def _over(a, b):
+    """a / b; None where that says nothing: where images are copies of each other, and b is 0."""
+    return a / b if a is not None and b else None
 
 
 def _real(split, judge):
