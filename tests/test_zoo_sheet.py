@@ -161,11 +161,15 @@ def test_samples_are_measured_beside_what_of_real_images_they_can_show(twelve, t
         copier = types.SimpleNamespace(__name__="zoo.copier", **more,
                                        animals=lambda data, seed: Copies(silhouettes(data)))
         sheet.make([copier], twelve, tmp_path)
+        with Image.open(tmp_path / "animals.png") as picture:
+            height.append(picture.height)
         return read_json(tmp_path / "animals.json")["rows"][1]
 
+    height = []
     monkeypatch.setattr(sheet, "SIDE", 16)
     assert make(seen=silhouettes)["copying"] == pytest.approx(0, abs=5e-3)
     assert make()["copying"] > 0.5                 # black and white is far from any picture in colour
+    assert height[0] - height[1] == 16 + 2                  # a row more, of what it saw
 
 
 def test_what_is_new_cannot_be_told_if_all_that_is_held_out_was_learned(twelve, tmp_path, monkeypatch):

@@ -60,7 +60,8 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     judge = Judge(split.test, split.test_kinds) if split.test_kinds else None
     right = judge and judge.right(split.train, split.train_kinds)
     heard = judge if judge and right >= LEAST_RIGHT else None
-    shown = {"real": split.train[_spread(len(split.train))]}
+    real = split.train[_spread(len(split.train))]
+    shown, views = {"real": real}, set()
     table, fillers, steered = [_real(split, heard)], [], []
     for module in models:
         if _needs_kinds(module) and not split.train_kinds:
@@ -72,6 +73,9 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
         steered += [_label(module)] * _needs_kinds(module)
         kept = _kept(module, split, Path(out), hash_images(data), seed, reuse)
         row, samples = kept["row"], kept["samples"].float()
+        if hasattr(module, "seen") and row["view"] not in views:
+            views.add(row["view"])                 # two models may have the same
+            shown[f"real: {row['model']}"] = to_side(module.seen(real), SIDE)
         if kept["masked"] is None:
             row |= _of_samples(samples, _view(module, samples.shape[-1]), split, heard)
         else:
