@@ -23,7 +23,7 @@ def escape(text, breakable=False):
     """
     text = unicodedata.normalize("NFC", str(text))
     text = re.sub("([-',])(?=\\1)", "\\1\0", text)                                  # or -- would be a dash
-    return (r"\allowbreak{}" if breakable and len(text) > 20 else "").join(map(_character, text))
+    return (r"\allowbreak{}" if breakable and len(text) > 14 else "").join(map(_character, text))
 
 
 def _character(c):

@@ -157,4 +157,4 @@ def test_inpainting_draws_the_middle_rows_alone(images):
     assert torch.equal(filled[:, :, 6:], shown[:, :, 6:]) and not hasattr(painter, "sample")
     assert 2 < painter.bits_per_dim(images) < 6 and painter.n_parameters > 1000
     assert [len(losses) for losses in painter.history] == [1] * 3 + [2] * 4 + [3] * 4
-    assert painter.view == "4 rows of 8 x 8, grey, 16 levels"
+    assert painter.view == "half of 8 x 8, 16 greys"

@@ -131,7 +131,7 @@ def bits_gan(d=16, nz=6, width=128, make=BGAN, **options):
 
 class Silhouettes:
     """A BGAN of pictures in black and white, SIDE x SIDE, as a sampler of images in [-1, 1]."""
-    view = f"{SIDE} x {SIDE}, black and white"
+    view = f"{SIDE} x {SIDE}, 2 greys"
 
     def __init__(self, model):
         self.model, self.n_parameters, self.history = model, model.n_parameters, model.history

@@ -196,7 +196,7 @@ class Inpainter:
 
     It has no sample(n): what it fills depends on what is left of an image.
     """
-    view = f"{ROWS} rows of {views.name(views.STRING, views.STRING_LEVELS)}"
+    view = f"half of {views.name(views.STRING, views.STRING_LEVELS)}"
 
     def __init__(self, model):
         self.model, self.n_parameters, self.history = model, model.n_parameters, model.history

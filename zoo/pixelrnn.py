@@ -129,7 +129,7 @@ def seen(images):
 
 
 def animals(data, seed=0, steps=300):
-    """Diagonal BiLSTM of images (n, 3, S, S) in [-1, 1] as 8 x 8, grey, 16 levels -> pixels.Thumbnails."""
+    """Diagonal BiLSTM of images (n, 3, S, S) in [-1, 1] as 8 x 8, 16 greys -> pixels.Thumbnails."""
     set_seed(seed)
     model = PixelRNN(DiagonalBlock, STRING, STRING_LEVELS, width=24, dropout=0.3)
     return Thumbnails(model).fit(data, steps=steps, seed=seed, batch=12)

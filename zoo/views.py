@@ -24,9 +24,8 @@ def from_levels(x, levels):
 
 
 def name(shape, levels):
-    """'8 x 8, grey, 16 levels': a view, as a table names it."""
-    grey = ", grey" if shape[0] == 1 else ""
-    return f"{shape[1]} x {shape[2]}{grey}, {levels} levels"
+    """'8 x 8, 16 greys' or '16 x 16, 8 levels': a view, as a table names it."""
+    return f"{shape[1]} x {shape[2]}, {levels} {'greys' if shape[0] == 1 else 'levels'}"
 
 
 def in_levels(images, shape, levels):
