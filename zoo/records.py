@@ -1,5 +1,6 @@
 """What checks gave, kept as JSON and shown as tables, between the markers of zoo/README.md."""
 import math
+import re
 import time
 from pathlib import Path
 
@@ -67,9 +68,18 @@ def table(record):
                     for name in checks[0].controls]
         lines.append([checks[0].name, ", ".join(_text(check.value) for check in checks), _bound(checks[0]),
                       "; ".join(controls), "yes" if all(check.ok for check in checks) else "**FAILED**",
-                      " / ".join(dict.fromkeys(check.source for check in checks))])
+                      _merged([check.source for check in checks])])
     words = [True, False, False, True, True, True]
     return markdown(["check", "value", "bound", "control, which must miss", "holds", "source"], lines, words)
+
+
+def _merged(sources):
+    """One text for several seeds: where only numbers differ they stand side by side, '.6, .7'."""
+    parts = [re.split(r"(-?\d*\.?\d+)", source) for source in sources]
+    if any(part[::2] != parts[0][::2] for part in parts):                        # the words between numbers
+        return " / ".join(dict.fromkeys(sources))
+    return "".join(", ".join(dict.fromkeys(same)) if k % 2 else same[0]
+                   for k, same in enumerate(zip(*parts, strict=True)))
 
 
 def _text(value):
