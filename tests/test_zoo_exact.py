@@ -142,5 +142,5 @@ def test_a_failed_check_is_shown_and_is_the_exit_status(capsys, tmp_path, monkey
 def test_sources_of_several_seeds_become_one():
     merged = records._merged
     assert merged(["Eq. 4", "Eq. 4"]) == "Eq. 4"
-    assert merged(["chosen; it has .61", "chosen; it has .7", "chosen; it has .61"]) == "chosen; it has .61, .7"
+    assert merged(["it has .61", "it has .7", "it has .61"]) == "it has .61, .7"
     assert merged(["by hand", "chosen"]) == "by hand / chosen"
