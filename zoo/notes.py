@@ -5,8 +5,8 @@ from zoo.judge import LEAST_RIGHT
 
 NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each
-model. What is drawn smaller is shown with its pixels repeated; "real: NAME" is what a model saw of the first
-row.
+model. What is drawn smaller is shown with its pixels repeated. Rows named by levels or greys are the real
+images as the model below them saw them.
 log p: mean over the held-out images, of the continuous density, at the noise that is the likeliest for the
 training images; bits/dim: the same for each value of an image. Models of levels give probabilities, which are
 no densities: bits/dim of its levels is of the held-out images, made small and put into levels, and can be

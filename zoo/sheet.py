@@ -75,7 +75,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
         row, samples = kept["row"], kept["samples"].float()
         if hasattr(module, "seen") and row["view"] not in views:
             views.add(row["view"])                 # two models may have the same
-            shown[f"real: {row['model']}"] = to_side(module.seen(real), SIDE)
+            shown[row["view"].split(", ")[-1]] = to_side(module.seen(real), SIDE)
         if kept["masked"] is None:
             row |= _of_samples(samples, _view(module, samples.shape[-1]), split, heard)
         else:
