@@ -15,7 +15,7 @@ LIBRARIES = {              # what requirements.txt asks for, and what each is us
     "pillow": "reading and writing images",
     "tqdm": "progress on the screen",
     "scipy": "statistical tests, distances between pixels, Procrustes alignment",
-    "scikit-learn": "PCA, factor analysis, isotonic regression",
+    "scikit-learn": "PCA, factor analysis, isotonic and logistic regression",
     "scikit-image": "structural similarity",
     "arviz-stats": "effective sample sizes and R-hat of chains",
 }
