@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from utils import set_seed
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
-from zoo.views import STRING, STRING_LEVELS, in_levels
+from zoo.views import STRING, STRING_LEVELS, in_strings
 
 
 def skew(x):
@@ -123,9 +123,7 @@ class PixelRNN(PixelModel):
 
 # ---------------------------------------------------------------------------------------------------- animals
 
-def seen(images):
-    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8), grey, in 16 levels: as strings show them."""
-    return in_levels(images, STRING, STRING_LEVELS)
+seen = in_strings                # the view of the models of strings
 
 
 def animals(data, seed=0, steps=300):

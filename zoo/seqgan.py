@@ -170,9 +170,7 @@ class Faces:
         return -self.model.language.log_prob(y).mean().item() / (math.log(2) * y.shape[1])
 
 
-def seen(images):
-    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8): as strings show them."""
-    return views.in_levels(images, views.STRING, views.STRING_LEVELS)
+seen = views.in_strings
 
 
 def animals(data, seed=0, fit_steps=400, first=100, steps=60):

@@ -26,8 +26,7 @@ HELD_OUT = 4                       # every fourth image is
 DRAWN = "data/drawn"               # the images that come with the program
 LABELS = {"abp": "ABP", "vae": "VAE", "gan": "GAN", "desnet": "descriptor", "fa": "FA",
           "pixelcnn": "PixelCNN", "pixelrnn": "PixelRNN", "began": "BEGAN", "bgan": "BGAN",
-          "seqgan": "SeqGAN", "maskgan": "MaskGAN",
-          "ppgn": "PPGN"}
+          "seqgan": "SeqGAN", "maskgan": "MaskGAN", "ppgn": "PPGN"}
 HEADS = {"model": "model", "parameters": "parameters", "seconds": "CPU seconds", "view": "what it draws",
          "log_p": "held-out log p [nats]", "bits": "bits/dim", "level_bits": "bits/dim of its levels",
          "bound": "log p is", "spread": "pair distance / real",

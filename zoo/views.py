@@ -42,6 +42,11 @@ def to_strings(images, mirrored=False):
     return (torch.cat([x, x.flip(3)]) if mirrored else x).flatten(1)
 
 
+def in_strings(images):
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8), grey: what strings keep of them."""
+    return in_levels(images, STRING, STRING_LEVELS)
+
+
 def from_strings(tokens):
     """Strings (n, 64) -> images (n, 3, 8, 8) in [-1, 1]."""
     return from_levels(tokens.unflatten(1, STRING), STRING_LEVELS)
