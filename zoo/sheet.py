@@ -62,6 +62,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
     real = split.train[_spread(len(split.train))]
     shown, views = {"real": real}, set()
     table, fillers, steered = [_real(split, heard)], [], []
+    hashes = hash_images(data)
     for module in models:
         if _needs_kinds(module) and not split.train_kinds:
             unable = f"--data {data}: {notes.UNKNOWN} {_label(module)} must know them"
@@ -70,7 +71,7 @@ def make(models, data, out, stem="animals", seed=0, reuse=False):
             print(f"{unable}, and is left out", flush=True)
             continue
         steered += [_label(module)] * _needs_kinds(module)
-        kept = _kept(module, split, Path(out), hash_images(data), seed, reuse)
+        kept = _kept(module, split, Path(out), hashes, seed, reuse)
         row, samples = kept["row"], kept["samples"].float()
         if hasattr(module, "seen") and row["view"] not in views:
             views.add(row["view"])                 # two models may have the same

@@ -240,7 +240,7 @@ def _ring(seed, steps=5000):
         model = ContinuousBGAN(core.mlp(8, 128, 128, 2), core.mlp(2, 128, 128, 1), 8, lr=1e-3, **options)
         return measure.coverage(model.fit(train, steps=steps, seed=seed).sample(SAMPLES), world)
 
-    gauss = train.mean(0) + torch.randn(SAMPLES, 2) @ torch.linalg.cholesky(train.T.cov()).T
+    gauss = measure.one_gaussian(train, SAMPLES)
     got, greedy = run(), run(steps // 5, k=5)
     source, broken = "as for the GAN; the truth has 8, .989, 0", "k = 5, as many steps of D"
     return [Check("ring, continuous form: modes of 8", got.modes, 8, 8, source, {broken: greedy.modes}),
