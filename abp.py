@@ -170,8 +170,7 @@ class ABP:
         mask (n, 1, S, S) is 1 where a pixel of x is seen; None: all are.
         """
         config = self.config
-        net = frozen(self.net, self.dtype)
-        return Posterior(net, x, sigma or config.mse_sigma, config.prior_sigma, self.dtype, mask)
+        return Posterior(frozen(self.net), x, sigma or config.mse_sigma, config.prior_sigma, self.dtype, mask)
 
     def sample_langevin(self, z, x, sigma=None, mask=None):
         """Chains of langevin_num_steps steps from z (n, nz) on the `posterior` of x -> Chains."""
@@ -234,7 +233,8 @@ class ABP:
         """
         (x, mask), z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
-        error = x - self.net(z, self.dtype).float()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
+            error = x - self.net(z).float()
         squared_error = (error if mask is None else error * mask).square().sum((1, 2, 3))
         self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (a smaller one)")
         for group in self.optimizer.param_groups:

@@ -103,8 +103,8 @@ def is_frame(epoch):
     return epoch % 2 ** max(0, epoch.bit_length() - 4) == 0
 
 
-def save_frame(net, config, folder, epoch, dtype=torch.float32):
-    """Keep the panel after an epoch as folder/EPOCH.webp; dtype is the arithmetic of the deconvolutions.
+def save_frame(net, config, folder, epoch):
+    """Keep the panel after an epoch as folder/EPOCH.webp.
 
     A file for each frame, so that a run that is interrupted and resumed has them all; finer than the movie,
     and far smaller than a PNG.
@@ -113,7 +113,7 @@ def save_frame(net, config, folder, epoch, dtype=torch.float32):
     columns, rows = panel_axes(d, CELLS, config.nz)
     z = panel_latents(columns, rows, config.nz).to(next(net.parameters()).device)
     with torch.no_grad():
-        cells = to_side(net(z, dtype).float(), CELL)
+        cells = to_side(net(z).float(), CELL)
     n_rows = max(1, len(rows))
     sheet = cells.unflatten(0, (n_rows, CELLS)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     frame = Image.new("RGB", (CELLS * CELL, BAR + n_rows * CELL), "white")

@@ -2,15 +2,40 @@
 import copy
 
 import torch
+from torch import nn
 
+from options import UserError
 from utils import squared_distances
 
 
-def frozen(net, dtype=torch.float32):
-    """A copy of a generator for inference: no gradients to its weights, deconvolutions cast to dtype once."""
-    fixed = copy.deepcopy(net).requires_grad_(False)
-    fixed.deconv.to(dtype)
-    return fixed
+AT_ONCE = 8            # tangents that go through the network together; more need more memory
+
+
+def frozen(net):
+    """A copy of a generator for inference, in eval mode and without gradients to its weights."""
+    return copy.deepcopy(net).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def jacobian(net, z):
+    """g(z) (n, 3, S, S) and J = dg/dz (nz, n, 3, S, S) by forward differentiation, in 1 + nz passes.
+
+    net  any module that maps z (n, nz) to images, each image from its own row of z
+    """
+    def derivative(axis):
+        return torch.func.jvp(net, (z,), (axis.expand_as(z),))
+
+    axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    parts = [torch.func.vmap(derivative, out_dims=(None, 0))(part) for part in axes.split(AT_ONCE)]
+    return parts[0][0], parts[0][1] if len(parts) == 1 else torch.cat([tangents for _, tangents in parts])
+
+
+def check_generator(net):
+    """Raise UserError if a layer mixes the images of a batch, so that p(z_i | I_i) depended on the others."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise UserError(f"the generator's layer {name} is {type(layer).__name__}, which mixes the images "
+                            "of a batch; use nn.GroupNorm or nn.LayerNorm")
 
 
 class Posterior:
@@ -19,7 +44,7 @@ class Posterior:
     net          a generator, as `frozen` returns it
     sigma        std of the noise on a pixel, Eq. 3
     prior_sigma  std of the prior of z
-    dtype        of the deconvolutions
+    dtype        of the convolutions: float32, or bfloat16 by autocast
     mask         (n, 1, S, S), 1 where a pixel is seen: |I - g(z)|^2 and J are those of these pixels alone;
                  None: all are
     """
@@ -39,7 +64,12 @@ class Posterior:
 
     def g(self, z):
         """The generator: z (n, nz) -> images (n, 3, S, S), float32."""
-        return self.net(z, self.dtype).float()
+        with self._autocast():
+            return self.net(z).float()
+
+    def _autocast(self):
+        device = self.images.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def energy(self, z):
         """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): (n, nz) -> (n,)."""
@@ -47,11 +77,12 @@ class Posterior:
 
     def local(self, z):
         """U(z) (n,), dU/dz (n, nz), metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz); J = dg/dz."""
-        images, jacobian = self.net.jacobian(z, self.dtype)
-        residual, jacobian = self._seen(images.float() - self.images), self._seen(jacobian)
-        jacobian = jacobian.flatten(2).float().transpose(0, 1)                          # (n, nz, D)
-        pull = torch.einsum("nad,nd->na", jacobian, residual.flatten(1)) / self.sigma**2
-        metric = jacobian @ jacobian.mT / self.sigma**2
+        with self._autocast():
+            images, tangents = jacobian(self.net, z)
+        residual, tangents = self._seen(images.float() - self.images), self._seen(tangents)
+        tangents = tangents.flatten(2).float().transpose(0, 1)                          # (n, nz, D)
+        pull = torch.einsum("nad,nd->na", tangents, residual.flatten(1)) / self.sigma**2
+        metric = tangents @ tangents.mT / self.sigma**2
         prior = torch.eye(z.shape[1], device=z.device) / self.prior_sigma**2
         return self._energy(z, residual), pull + z / self.prior_sigma**2, metric + prior
 

@@ -180,7 +180,7 @@ class Recorder:
                 bar.update()
                 last = epoch == config.n_epochs
                 if last or movies.is_frame(epoch):
-                    movies.save_frame(model.net, config, self.folder / "frames", epoch, model.dtype)
+                    movies.save_frame(model.net, config, self.folder / "frames", epoch)
                 if not last and epoch % config.n_plot == 0:
                     results.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
                                           epoch, model.mask)

@@ -24,7 +24,7 @@ class Joint:
 
     def __init__(self, net, images, prior_sigma, search=torch.float32, mask=None):
         self.images, self.prior_sigma, self.search, self.mask = images, prior_sigma, search, mask
-        self.nets = {dtype: frozen(net, dtype) for dtype in (torch.float32, search)}
+        self.net = frozen(net)
         self.exact = frozen(net).double()
         seen = torch.full((len(images),), images[0].numel()) if mask is None else 3 * mask.sum((1, 2, 3))
         self.n_values = seen.double()                      # D of each image
@@ -36,19 +36,19 @@ class Joint:
 
     def squared_error(self, index, z):
         """|I_i - g(z)|^2 for images index (m,) at z (m, 2), float64 -> (m,)."""
-        return self._squared_error(self.nets[torch.float32], index, z.float(), torch.float32)
+        return self._squared_error(self.net, index, z.float())
 
     def rounding(self, index, z):
         """|I_i - g(z)|^2 in float32 less that in float64 -> (m,)."""
         z = z.float()
-        exact = self._squared_error(self.exact, index, z.double(), torch.float64)
+        exact = self._squared_error(self.exact, index, z.double())
         return self.squared_error(index, z) - exact
 
     @torch.no_grad()
-    def _squared_error(self, net, index, z, dtype):
+    def _squared_error(self, net, index, z):
         parts = []
         for i, part in zip(index.split(BATCH), z.split(BATCH), strict=True):
-            residual = net(part, dtype) - self.images[i]
+            residual = net(part) - self.images[i]
             if self.mask is not None:
                 residual = residual * self.mask[i]
             parts.append(residual.square().sum((1, 2, 3), dtype=torch.float64))
@@ -63,7 +63,7 @@ class Joint:
     def posterior(self, index, sigma):
         """The posterior of the images index (m,), in the precision of the search if sigma allows it."""
         dtype = self.search if sigma >= self.quick_sigma else torch.float32
-        return Posterior(self.nets[dtype], self.images, sigma, self.prior_sigma, dtype, self.mask).of(index)
+        return Posterior(self.net, self.images, sigma, self.prior_sigma, dtype, self.mask).of(index)
 
     def local(self, index, z, sigma):
         """U, dU/dz and the metric of the images index (m,) at z (m, 2), as `Posterior.local`."""
@@ -74,6 +74,6 @@ class Joint:
     @torch.no_grad()
     def distances(self, z):
         """|I_i - g(z_k)|^2 of every image at every point z (m, 2) -> (n, m) float64, by matrix products."""
-        net = self.nets[torch.float32]
+        net = self.net
         parts = [squared_distances(self.images, net(part), self.mask) for part in z.float().split(BATCH)]
         return torch.cat(parts, 1).double()

@@ -4,6 +4,7 @@ import math
 import torch
 from scipy import stats
 
+from posterior import jacobian
 from results import N_SAMPLES, SATURATED, panel_range
 from utils import squared_distances
 
@@ -39,7 +40,7 @@ def occupancy(z, prior_sigma):
 
 
 @torch.no_grad()
-def stretch(net, dtype, reach, cells):
+def stretch(net, reach, cells):
     """log10 of the area by which g stretches the plane, sqrt(det J'J), J = dg/dz, on a grid.
 
     Over cells x cells points of (-reach, reach)^2 -> (cells, cells), rows from the lowest z_2, and the values
@@ -49,13 +50,13 @@ def stretch(net, dtype, reach, cells):
     z = torch.cartesian_prod(axis, axis).flip(1)                                   # z_1 runs fast
     area = []
     for part in z.split(64):
-        jacobian = net.jacobian(part, dtype)[1].float().flatten(2).transpose(0, 1)
-        area.append(torch.linalg.det((jacobian @ jacobian.mT).double()).sqrt().log10())
+        tangents = jacobian(net, part)[1].flatten(2).transpose(0, 1)
+        area.append(torch.linalg.det((tangents @ tangents.mT).double()).sqrt().log10())
     return torch.cat(area).view(cells, cells), axis
 
 
 @torch.no_grad()
-def tears(net, dtype, prior_sigma, seed=0):
+def tears(net, prior_sigma, seed=0):
     """Steps |g(z_k+1) - g(z_k)| / |z_k+1 - z_k| along straight lines of the disk of radius 2 prior_sigma.
 
     -> {"median", "p95", "greatest"}; a generator without tears has a 95th percentile of at most 4 medians.
@@ -68,7 +69,7 @@ def tears(net, dtype, prior_sigma, seed=0):
     z = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * t                                 # (lines, points, 2)
     steps = []
     for line in z:
-        images = net(line, dtype).float().flatten(1)
+        images = net(line).flatten(1)
         steps.append((images[1:] - images[:-1]).norm(dim=1) / (line[1:] - line[:-1]).norm(dim=1))
     steps = torch.cat(steps)
     return {"median": steps.median().item(), "p95": steps.quantile(0.95).item(),

@@ -164,8 +164,8 @@ class Start:
         occupancy = plane.occupancy(self.z, sigma)
         write_tables(self.folder, "occupancy", occupancy)
         self.summary |= {"occupancy": occupancy[0]["value"], "inside": occupancy[1]["value"]}
-        tears = plane.tears(self.net, torch.float32, sigma)
+        tears = plane.tears(self.net, sigma)
         self.summary["tears"] = tears["p95"] / tears["median"]
-        area, _ = plane.stretch(self.net, self.search, STRETCH_REACH * sigma, STRETCH_CELLS)
+        area, _ = plane.stretch(self.net, STRETCH_REACH * sigma, STRETCH_CELLS)
         pictures.plot_plane(self.z.numpy(), area, STRETCH_REACH * sigma, panel_range(self.z, sigma), sigma,
                             self.folder)

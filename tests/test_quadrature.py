@@ -39,14 +39,9 @@ class TwoAnimals(torch.nn.Module):
         self.direction = torch.nn.Parameter(0.2 * torch.randn(2, 3, 16, 16, generator=generator))
         self.deconv = torch.nn.Sequential()
 
-    def forward(self, z, dtype=torch.float32):
+    def forward(self, z):
         code = torch.stack([z[:, 0] ** 2 - 1, z[:, 1]], 1)
         return torch.einsum("na,acij->ncij", code, self.direction)
-
-    def jacobian(self, z, dtype=torch.float32):
-        d = self.direction.detach()
-        return self(z).detach(), torch.stack([2 * z[:, 0].view(-1, 1, 1, 1) * d[0],
-                                              d[1].expand(len(z), -1, -1, -1)])
 
 
 def evidence(joint, z, sigma, **options):
@@ -69,7 +64,7 @@ def test_posterior_moments_of_a_linear_generator(linear):
     sigma = 0.4
     joint, z, _ = linear(sigma)
     found = evidence(joint, z, sigma)
-    code = joint.nets[torch.float32].code.double()
+    code = joint.net.code.double()
     weight, bias = code.weight.detach(), code.bias.detach()
     covariance = torch.linalg.inv(weight.T @ weight / sigma**2 + torch.eye(2))
     pull = (joint.images.flatten(1).double() - bias) @ weight / sigma**2
@@ -168,9 +163,9 @@ def test_hidden_pixels_do_not_count(linear):
     mask[:, :, :8] = 1
     images = joint.images.clone()
     images[:, :, 8:] = 9.0
-    found = evidence(Joint(joint.nets[torch.float32], images, 1.0, mask=mask), z, sigma)
+    found = evidence(Joint(joint.net, images, 1.0, mask=mask), z, sigma)
     seen = mask[0].expand(3, -1, -1).flatten().bool()
-    code = joint.nets[torch.float32].code
+    code = joint.net.code
     w, bias = code.weight.detach()[seen].double(), code.bias.detach()[seen].double()
     exact = torch.distributions.MultivariateNormal(bias, w @ w.T + sigma**2 * torch.eye(len(w)))
     assert (found.log_p - exact.log_prob(images.flatten(1)[:, seen].double())).abs().max() < 1e-3

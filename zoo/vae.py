@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import nn
-from torch.func import jvp
 
 from models import GenNet
 from zoo import abp
@@ -29,15 +28,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.code, self.deconv = layers, nn.Unflatten(1, shape)
 
-    def forward(self, z, dtype=None):
+    def forward(self, z):
         return self.deconv(self.code(z))
-
-    @torch.no_grad()
-    def jacobian(self, z, dtype=None):
-        """g(z) (n, *shape) and dg/dz (nz, n, *shape)."""
-        axes = torch.eye(z.shape[1], dtype=z.dtype)
-        tangents = [jvp(self, (z,), (axis.repeat(len(z), 1),))[1] for axis in axes]
-        return self(z), torch.stack(tangents)
 
 
 class VAE(nn.Module):
