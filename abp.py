@@ -23,22 +23,16 @@ from pathlib import Path
 
 import torch
 
-import results
-import run
-from device import choose_device, fastest
-from masks import MEANING, halvings, hide, make_mask, parse_mask, visible_share
+import utils
+from inference.masks import MEANING, halvings, hide, make_mask, parse_mask, visible_share
+from inference.posterior import Posterior, frozen, sample_gaussian_prior
+from inference.samplers import TARGET_GRADIENT, langevin, mala, smmala
 from models import MIN_SIZE, GenNet
-from options import UserError, check, exit_status, option, parse_args
-from posterior import Posterior, frozen
-from samplers import TARGET_GRADIENT, langevin, mala, smmala
-from utils import (
-    get_rng,
-    load_checkpoint,
-    load_img_tensors,
-    sample_gaussian_prior,
-    set_rng,
-    set_seed,
-)
+from runs import recorder
+from runs.device import choose_device, fastest
+from runs.files import get_rng, load_checkpoint, set_rng, set_seed
+from runs.options import UserError, check, exit_status, option, parse_args
+from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -268,7 +262,7 @@ class ABP:
 
     def _row(self, acceptance, step, norm):
         row = {"epoch": self.epoch, "sigma": self.config.sigma(self.epoch - 1, self.visible)}
-        row |= results.reconstruction(self.net, self.z, self.images, self.config.mse_sigma, self.mask)
+        row |= utils.reconstruction(self.net, self.z, self.images, self.config.mse_sigma, self.mask)
         for name, values in (("mean", self.z.mean(0)), ("std", self.z.std(0, correction=0))):
             row |= {f"z_{name}_{k + 1}": value for k, value in enumerate(values.tolist())}
         return row | {"z_mean_square": self.z.square().mean().item(), "grad_norm": norm,
@@ -371,26 +365,26 @@ def main(argv=None):
 def train(config, given=frozenset()):
     """Begin or resume a run: train its starts, write all that the run folder holds. Returns the folder."""
     if "resume" in given or config.resume:
-        folder, config, record = run.reopen(config, given)
+        folder, config, record = recorder.reopen(config, given)
         choose_device(record["device"])
-        run.same_images(record, config, data_folder(config))
+        recorder.same_images(record, config, data_folder(config))
         images, names = load_img_tensors(data_folder(config), config.img_size)
     else:
         images, names = load_img_tensors(data_folder(config), config.img_size)
         device = choose_device(config.device)
         precision = choose_precision(config, device, len(images))
-        folder, record = run.begin(config, data_folder(config), device, precision, ROOT / "output")
+        folder, record = recorder.begin(config, data_folder(config), device, precision, ROOT / "output")
     device, precision = record["device"], record["precision"]
     print(f"{folder}: {len(images)} images, {device}, {precision}")
     metrics, histories = {}, {}
     for start in config.starts:
         model = ABP(config, images, start, device, precision, names)
-        recorder = run.Recorder(model, folder / start)
-        run.update_record(folder, record, config)       # after the checkpoint was found to be of this run
-        recorder.train()
-        metrics[start], histories[start] = recorder.finish(), model.history
+        one = recorder.Recorder(model, folder / start)
+        recorder.update_record(folder, record, config)       # after the checkpoint was found to be of this run
+        one.train()
+        metrics[start], histories[start] = one.finish(), model.history
         print(f"{folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, {metrics[start]['seconds']:.0f} s")
-    run.finish(folder, record, config, metrics, histories, ROOT / "output")
+    recorder.finish(folder, record, config, metrics, histories, ROOT / "output")
     return folder
 
 

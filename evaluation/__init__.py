@@ -1,1 +1,1 @@
-"""What a trained generator is worth: the parts of evaluate.py, one job a file."""
+"""Evaluate a trained generator: python -m evaluation RUN."""

@@ -4,9 +4,9 @@ from typing import NamedTuple
 import torch
 
 import abp
-from diagnostics import N_CHAINS, bulk_ess, moment_gaps, moments, rank_rhat
-from samplers import TARGET_WALK, rw_mh
-from utils import sample_gaussian_prior
+from evaluation.diagnostics import N_CHAINS, bulk_ess, moment_gaps, moments, rank_rhat
+from inference.posterior import sample_gaussian_prior
+from inference.samplers import TARGET_WALK, rw_mh
 
 SAMPLERS = abp.SAMPLERS | {"rw_mh": rw_mh}
 TARGETS = abp.TARGETS | {"rw_mh": TARGET_WALK}

@@ -3,8 +3,7 @@ import math
 
 import torch
 
-from posterior import Posterior, frozen
-from utils import squared_distances
+from inference.posterior import Posterior, frozen, squared_distances
 
 BATCH = 64                     # points that go through the network together
 # A pixel in bf16 is off by about 2^-10, U by some D 2^-20 / (2 sigma^2): below this sigma it hides the modes

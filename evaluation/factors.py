@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from scipy.spatial import procrustes
 from sklearn.isotonic import IsotonicRegression
 
-from figures import save_figure
-from options import UserError
-from style import COLUMN, LINES, SMALL, STYLE
+from runs.options import UserError
+from utils import COLUMN, LINES, SMALL, STYLE, save_figure
 
 FACTORS = ("lion", "turn")
 REMEDY = "mend it, or take it out of the folder to go without"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-import figures
+import utils
 from abp import ABP, DTYPES
 from evaluation import linear
 from evaluation.density import Joint
@@ -20,11 +20,10 @@ from evaluation.modes import refine
 from evaluation.needles import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from evaluation.reconstruction import errors
-from evaluation.tables import write_tables
-from options import UserError
-from posterior import Posterior, frozen
-from results import MOST_RECON, generate
-from utils import sample_gaussian_prior, squared_distances
+from inference.posterior import Posterior, frozen, sample_gaussian_prior, squared_distances
+from runs.options import UserError
+from runs.tables import write_tables
+from utils import MOST_RECON, generate
 
 N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
 N_STARTS = 8               # ... and how many of them are refined
@@ -89,7 +88,7 @@ def run(config, images, names, folder, device, precision, n_folds):
     write_tables(folder, "holdout", _image_rows(together, names, fold, config.nz), HEADS, FORMS)
     write_tables(folder, "holdout_summary", summary, HEADS, FORMS)
     shown = torch.arange(0, n, math.ceil(n / MOST_RECON))
-    figures.save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
+    utils.save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
                         "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
     return summary
 

@@ -1,8 +1,8 @@
 """What a LaTeX report reads of an evaluation: macros with its numbers, captions of its figures."""
 from evaluation.pictures import DEPTH, N_NEAREST, ZOOM_DEPTH
 from evaluation.start import MOST_ZOOMS, QUANTITIES, STRETCH_REACH, ZOOM_STDS
-from latex import macro_name, macros, plain
-from utils import write_atomic
+from runs.files import write_atomic
+from runs.latex import macro_name, macros, plain
 
 THE_RUNS = ("psnr", "mse")         # quantities for which the run has macros of the same names
 

@@ -12,11 +12,10 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from abp import ABP
-from evaluation.tables import write_tables
-from figures import save_recon
-from masks import hidden_error, hide, make_mask
-from options import UserError
-from results import generate, reconstruction
+from inference.masks import hidden_error, hide, make_mask
+from runs.options import UserError
+from runs.tables import write_tables
+from utils import generate, reconstruction, save_recon
 
 N_SHOWN = 8                # images in a picture, evenly spaced
 HEADS = {"hidden": "hidden [%]", "mae": "ABP: error", "relative": "ABP: relative error",

@@ -7,9 +7,18 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
-from figures import save_figure, save_recon
-from style import COLUMN, FILE_NAME, LATENT, LINES, SMALL, STYLE, file_name
-from utils import to_pixels
+from utils import (
+    COLUMN,
+    FILE_NAME,
+    LATENT,
+    LINES,
+    SMALL,
+    STYLE,
+    file_name,
+    save_figure,
+    save_recon,
+    to_pixels,
+)
 
 N_NEAREST = 24                 # random samples that are shown beside the image nearest to each
 DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic

@@ -12,17 +12,16 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import results
+import utils
 from abp import ABP
-from evaluation.tables import write_tables
-from figures import save_figure
-from style import COLUMN, LINES, STYLE
+from runs.tables import write_tables
+from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
 MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
-HEADS = {key: results.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
+HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
-FORMS = {key: results.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
+FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
 def run(config, images, names, folder, device, precision, seeds):
@@ -68,8 +67,8 @@ def train(model, budget=None):
 
 
 def _measure(model, passes):
-    samples = results.sample_images(model.net, model.config)
-    values = results.measure(model.net, model.z, model.images, samples, model.config)
+    samples = utils.sample_images(model.net, model.config)
+    values = utils.measure(model.net, model.z, model.images, samples, model.config)
     return {key: values[key] for key in MEASURED} | {
         "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
         "passes": passes}

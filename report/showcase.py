@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 sys.path.insert(0, str(ROOT))
 
-from evaluation.tables import replace_between  # noqa: E402  the program lies one folder up
-from options import UserError, exit_status  # noqa: E402
-from utils import read_json, write_atomic, write_json  # noqa: E402
+from runs.files import read_json, write_atomic, write_json  # noqa: E402
+from runs.options import UserError, exit_status  # noqa: E402
+from runs.tables import replace_between  # noqa: E402  the program lies one folder up
 
 # the command as a user types it, and the file in the run folder that shows it has ended
 TRAIN = ("python abp.py", "metrics.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abp import ABP, Config
+from abp import ABP, Config, main
 from data.draw import draw_set
 from models import GenNet
 from utils import load_img_tensors
@@ -15,6 +15,25 @@ from utils import load_img_tensors
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"img_size": 16, "hidden": 32, "width": 2, "n_epochs": 6, "learn_num_steps": 2, "prior_draws": 16,
          "n_log": 2, "n_plot": 3, "n_stats": 3, "ninterp": 3, "precision": "fp32", "device": "cpu"}
+
+PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf", "latents.pdf",
+             "log.csv", "metrics.json", "checkpoint.pt", "epochs", "frames", "training.webp", "walk.webp",
+             "explorer.html"}
+WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
+         "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md",
+         "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
+
+
+def names(folder):
+    return {p.name for p in folder.iterdir()}
+
+
+def refusal(capsys, *argv):
+    """The one line on standard error with which main refuses a command line; exit status 2."""
+    assert main([str(a) for a in argv]) == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1 and err.startswith("abp.py: error: ")
+    return err
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
+from inference.posterior import Posterior, frozen, jacobian
 from models import GenNet
-from posterior import Posterior, frozen, jacobian
 
 BF16 = torch.bfloat16
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abp import data_folder
-from options import Interrupted, UserError, check, exit_status, option, parse_args
+from runs.options import Interrupted, UserError, check, exit_status, option, parse_args
 from zoo import records
 from zoo.core import MODELS, home
 

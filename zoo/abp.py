@@ -3,7 +3,7 @@ import torch
 
 from abp import ABP, Config
 from evaluation.holdout import infer
-from posterior import frozen
+from inference.posterior import frozen
 from zoo.core import n_parameters
 from zoo.measure import evidence, likeliest_sigma
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from models import GenNet
-from utils import set_seed, to_side
+from runs.files import set_seed
+from utils import to_side
 from zoo import core, gan
 
 

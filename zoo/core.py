@@ -13,7 +13,7 @@ and in zoo/ itself
     seen(images) -> images              what of real images samples can show, to be compared with; without it
                                         pixels are averaged down to the size of the samples
 
-Any of them may be missing. Who calls them seeds the global generators (utils.set_seed) before; `seed` is for
+Any of them may be missing. Who calls them seeds the global generators (files.set_seed) before; `seed` is for
 what draws otherwise. There is no base class: what a model can do is seen from what it has.
 """
 import importlib

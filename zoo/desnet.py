@@ -23,8 +23,8 @@ Likelihood Learning of Energy-Based Models, AAAI 2020: non-convergent learning).
 import torch
 from torch import nn
 
-from samplers import langevin
-from utils import set_seed
+from inference.samplers import langevin
+from runs.files import set_seed
 from zoo import core
 
 LONG = 100                       # runs of T steps from the Gaussian that make a sample of a persistent model

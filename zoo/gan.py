@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from models import GenNet
-from utils import set_seed, to_side
+from runs.files import set_seed
+from utils import to_side
 from zoo import core
 
 

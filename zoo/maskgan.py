@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, gan, views
 from zoo.fillers import Filler, Reader
 

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from evaluation.density import Joint
 from evaluation.needles import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
-from utils import squared_distances
+from inference.posterior import squared_distances
 from zoo.core import alternate, mlp
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
 from zoo.views import STRING, STRING_LEVELS, in_strings
 

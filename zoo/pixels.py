@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import views
 from zoo.core import n_parameters
 

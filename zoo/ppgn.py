@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from samplers import TARGET_GRADIENT, mala
+from inference.samplers import TARGET_GRADIENT, mala
 from utils import to_side
 from zoo import abp
 from zoo.codes import fit_classifier

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from evaluation.tables import markdown, replace_between
-from options import UserError
-from utils import read_json, set_seed, write_atomic, write_json
+from runs.files import read_json, set_seed, write_atomic, write_json
+from runs.options import UserError
+from runs.tables import markdown, replace_between
 from zoo.core import MODELS, Check
 
 README = Path(__file__).with_name("README.md")

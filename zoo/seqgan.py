@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, views
 from zoo.gan import value
 from zoo.strings import Language

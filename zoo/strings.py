@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import set_seed
+from runs.files import set_seed
 
 
 class Language(nn.Module):

@@ -4,7 +4,7 @@ import itertools
 import torch
 from torch import nn
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, measure, worlds
 from zoo.began import BEGAN, digit_began
 from zoo.core import Check

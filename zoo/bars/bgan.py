@@ -4,7 +4,7 @@ from statistics import mean
 import torch
 from torch.nn import functional as F
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, gan, measure, worlds
 from zoo.bgan import BGAN, ContinuousBGAN, bits_gan, draw
 from zoo.boundary import (

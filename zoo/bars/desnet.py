@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from abp import ROOT
-from samplers import langevin, mala
-from utils import load_img_tensors, set_seed
+from inference.samplers import langevin, mala
+from runs.files import set_seed
+from utils import load_img_tensors
 from zoo import measure, worlds
 from zoo.core import Check
 from zoo.desnet import DesNet, ImageNet, Linear, animals, image_model, mean_colour, point_net, ring_model

@@ -4,7 +4,7 @@ import math
 import torch
 from torch import nn
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, measure, worlds
 from zoo.core import Check
 from zoo.gan import GAN, generator_loss, points_gan, value

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import nn
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import fillers, maskgan, measure, worlds
 from zoo.core import Check
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import maskgan, worlds
 from zoo.bars.maskexact import exact
 from zoo.core import Check

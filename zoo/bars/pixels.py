@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import core, measure, worlds
 from zoo.core import Check
 from zoo.pixels import MaskedConv2d

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data.draw import draw_set
-from samplers import TARGET_GRADIENT, mala
+from inference.samplers import TARGET_GRADIENT, mala
 from utils import to_tensor
 from zoo import abp, measure, worlds
 from zoo.codes import Codes, fit_classifier, fit_denoiser

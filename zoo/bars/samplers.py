@@ -12,10 +12,10 @@ import math
 
 import torch
 
-import samplers
+from inference import samplers
+from inference.posterior import Posterior, frozen
+from inference.samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 from models import GenNet
-from posterior import Posterior, frozen
-from samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 from zoo.core import Check
 from zoo.measure import square, total_variation
 from zoo.worlds import Mixture

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from utils import set_seed
+from runs.files import set_seed
 from zoo import measure, strings
 from zoo.core import Check
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss

@@ -1,0 +1,1 @@
+"""The page on which the latent plane is explored, and moving pictures."""

@@ -1,0 +1,1 @@
+"""The mathematics of step 1: the posterior of a latent, samplers, masks."""

@@ -1,0 +1,1 @@
+"""A run of a program: options and errors, files and checkpoints, the recorder, the device, tables."""

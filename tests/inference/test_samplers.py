@@ -1,0 +1,334 @@
+"""The samplers against densities whose answer is known, and against wrong versions of themselves."""
+import math
+
+import pytest
+import torch
+
+from inference import samplers
+from inference.posterior import Posterior, frozen
+from inference.samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
+from models import GenNet
+
+PRECISION = torch.tensor([[4.0, 1.0], [1.0, 9.0]])
+EXACT = ("rw_mh", "mala", "smmala")
+
+
+def gaussian(z):
+    return 0.5 * torch.einsum("na,ab,nb->n", z, PRECISION, z)
+
+
+def unit(z):
+    return z.flatten(1).square().sum(1) / 2
+
+
+def with_metric(neg_log_density, metric):
+    """local(z) of smmala for a density and a metric z (n, d) -> (n, d, d)."""
+    def local(z):
+        with torch.enable_grad():
+            z = z.detach().requires_grad_(True)
+            energy = neg_log_density(z)
+            (grad,) = torch.autograd.grad(energy.sum(), z)
+        return energy.detach(), grad, metric(z.detach())
+    return local
+
+
+def curved(z):
+    """A metric that changes with z, so that leaving it out of the ratio shows."""
+    eye = torch.eye(z.shape[1])
+    return 2 * (eye * (1 + z.square().sum(1))[:, None, None] + z[:, :, None] * z[:, None, :])
+
+
+def run(name, neg_log_density, z, n_steps, step, metric=curved, **options):
+    """One of the four samplers by its name on any density."""
+    if name == "smmala":
+        return smmala(with_metric(neg_log_density, metric), z, n_steps, step, **options)
+    sampler = {"langevin": langevin, "mala": mala, "rw_mh": rw_mh}[name]
+    return sampler(neg_log_density, z, n_steps, step, **options)
+
+
+# ---- Eq. 6, and its known bias, which an accept step removes
+
+def test_one_step_drifts_by_half_s_squared_and_adds_noise_of_std_s():
+    torch.manual_seed(0)
+    z, s = torch.tensor([[1.0, -2.0]]).expand(200_000, 2), 0.1
+    new = langevin(gaussian, z, 1, s).z
+    drift = -s**2 / 2 * (z[:1] @ PRECISION)
+    assert torch.allclose((new - z).mean(0), drift[0], atol=5 * s / math.sqrt(len(z)))
+    assert torch.allclose((new - z).std(0), torch.full((2,), s), rtol=0.01)
+
+
+@pytest.mark.parametrize("s, ula, no_ratio, swapped", [
+    (0.5, 1.066, 0.52, 0.35), (1.0, 1.333, 0.57, 0.40), (1.5, 2.286, 0.70, 0.53)])
+def test_variance_on_a_unit_gaussian_of_ula_mala_and_two_wrong_malas(monkeypatch, s, ula, no_ratio, swapped):
+    """ULA: 1 / (1 - s^2 / 4). MALA: 1. The two usual mistakes in the ratio of proposals must show."""
+    def variance(sampler):
+        torch.manual_seed(0)
+        return sampler(unit, torch.randn(60_000, 1), 60, s).z.var().item()
+
+    assert variance(langevin) == pytest.approx(1 / (1 - s**2 / 4), rel=0.02) == pytest.approx(ula, rel=0.02)
+    assert variance(mala) == pytest.approx(1, rel=0.02)
+    right = samplers._log_normal
+    monkeypatch.setattr(samplers, "_log_normal", lambda noise: torch.zeros(len(noise)))
+    assert variance(mala) == pytest.approx(no_ratio, abs=0.03)
+    monkeypatch.setattr(samplers, "_log_normal", lambda noise: -right(noise))
+    assert variance(mala) == pytest.approx(swapped, abs=0.03)
+
+
+@pytest.mark.parametrize("s", [0.1, 0.3])
+def test_langevin_has_its_bias_in_every_direction(s):
+    torch.manual_seed(0)
+    z = langevin(gaussian, torch.randn(40_000, 2), 400 if s < 0.2 else 100, s).z
+    values, vectors = torch.linalg.eigh(PRECISION)
+    assert torch.allclose((z @ vectors).var(0), 1 / (values * (1 - s**2 * values / 4)), rtol=0.03)
+
+
+def test_langevin_is_unstable_beyond_s_squared_lambda_of_4():
+    largest = torch.linalg.eigvalsh(PRECISION)[-1].item()
+    torch.manual_seed(0)
+    below = langevin(gaussian, torch.randn(100, 2), 200, math.sqrt(3.6 / largest))
+    beyond = langevin(gaussian, torch.randn(100, 2), 200, math.sqrt(4.4 / largest))
+    assert below.z.abs().max() < 20 < beyond.z.abs().max()
+    assert below.acceptance.mean() > 0.2 and beyond.acceptance.max() < 0.1
+
+
+# ---- exactness: a Gaussian, two unequal modes, images
+
+@pytest.mark.parametrize("name, step", [("rw_mh", 0.5), ("mala", 0.4), ("smmala", 1.0)])
+def test_mean_and_covariance_have_no_bias(name, step):
+    torch.manual_seed(0)
+    chains = run(name, gaussian, torch.randn(40_000, 2) + 1, 80, step,
+                 lambda z: PRECISION.expand(len(z), 2, 2))
+    assert torch.allclose(chains.z.mean(0), torch.zeros(2), atol=0.012)
+    assert torch.allclose(torch.cov(chains.z.T), torch.linalg.inv(PRECISION), atol=0.007)
+    assert 0.4 < chains.acceptance.mean() < 0.95
+
+
+def two_modes(z):
+    """.7 of a round mode at (-.8, 0), .3 of a long tilted one at (1.1, .6)."""
+    a = math.log(0.7 / 0.36) - (z - torch.tensor([-0.8, 0.0])).square().sum(1) / (2 * 0.36)
+    tilted = (z - torch.tensor([1.1, 0.6])) @ torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    b = math.log(0.3 / (0.9 * 0.4)) - (tilted / torch.tensor([0.9, 0.4])).square().sum(1) / 2
+    return -torch.logaddexp(a, b)
+
+
+def distance_to_two_modes(name, step, n=40_000, n_steps=150):
+    """Total variation between the ends of chains and the density, over 10 x 10 cells by a fine grid."""
+    torch.manual_seed(0)
+    z = run(name, two_modes, torch.randn(n, 2), n_steps, step).z
+    axis = torch.linspace(-4, 4, 801)[:-1] + 0.005
+    weight = torch.softmax(-two_modes(torch.cartesian_prod(axis, axis)).double(), 0)
+    weight = weight.view(10, 80, 10, 80).sum((1, 3))
+    inside = (z.abs() < 4).all(1)
+    cells = ((z[inside] + 4) / 0.8).long().clamp(0, 9)
+    counts = torch.bincount(cells[:, 0] * 10 + cells[:, 1], minlength=100).view(10, 10) / n
+    return (counts - weight).abs().sum().item() / 2
+
+
+@pytest.mark.parametrize("name, step", [("rw_mh", 1.0), ("mala", 0.8), ("smmala", 1.5)])
+def test_two_unequal_modes_against_a_fine_grid(name, step):
+    assert distance_to_two_modes(name, step) < 0.03
+
+
+def test_the_grid_tells_a_biased_sampler_and_a_ratio_without_the_metric(monkeypatch):
+    assert distance_to_two_modes("langevin", 0.8) > 0.06
+    monkeypatch.setattr(samplers, "_log_det", lambda chol: torch.zeros(len(chol)))
+    assert distance_to_two_modes("smmala", 1.5) > 0.06
+
+
+@pytest.mark.parametrize("name, step", [("langevin", 0.3), ("mala", 0.5), ("rw_mh", 0.2)])
+def test_states_may_be_images(name, step):
+    """sigma 2 per pixel; ULA with its own variance."""
+    torch.manual_seed(0)
+    chains = run(name, lambda y: unit(y) / 4, 2 * torch.randn(300, 3, 4, 4), 60, step)
+    bias = 1 / (1 - step**2 / 4 / 4) if name == "langevin" else 1
+    assert chains.z.shape == (300, 3, 4, 4) and chains.z.var() == pytest.approx(4 * bias, rel=0.04)
+
+
+# ---- simulation-based calibration (Talts et al. 2018)
+
+def chi_square_of_ranks(sampler, noise_scale=1.0, n=300, n_draws=63, bins=8):
+    """z from the prior, an image from a generator and its noise: the rank of z among posterior draws.
+
+    Returns chi^2 against the uniform, the larger of the two coordinates. sampler(posterior, z) -> draws of
+    chains that start at the true z, itself one exact draw of the posterior.
+    """
+    torch.manual_seed(1)
+    net, sigma = GenNet(2, 16, 32, 2), 0.7
+    with torch.no_grad():
+        z = torch.randn(n, 2)
+        images = net(z)
+        images += noise_scale * sigma * torch.randn_like(images)
+    draws = sampler(Posterior(frozen(net), images, sigma), z, n_draws)
+    ranks = (draws < z).sum(0)                                                # (n, 2), 0 .. n_draws
+    counts = torch.stack([torch.bincount(r * bins // (n_draws + 1), minlength=bins) for r in ranks.T])
+    return ((counts - n / bins).square() / (n / bins)).sum(1).max().item()
+
+
+def collect(sampler, target, z, n_draws, thin, step, adapt):
+    if adapt:
+        z, _, step, _ = sampler(target, z, 100, step, TARGET_GRADIENT)
+    draws = []
+    for _ in range(n_draws):
+        z = sampler(target, z, thin, step).z
+        draws.append(z)
+    return torch.stack(draws)
+
+
+CALIBRATED = {
+    "mala": lambda p, z, n: collect(mala, p.energy, z, n, 10, 0.1, adapt=True),
+    "smmala": lambda p, z, n: collect(smmala, p.local, z, n, 4, 1.0, adapt=False),
+}
+BOUND = 24.3          # chi^2 with 7 degrees of freedom exceeds it once in a thousand
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_simulation_based_calibration(name):
+    assert chi_square_of_ranks(CALIBRATED[name]) < BOUND
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_calibration_fails_for_images_with_noise_of_the_wrong_scale(name):
+    assert chi_square_of_ranks(CALIBRATED[name], noise_scale=1.5) > 2 * BOUND
+
+
+def test_calibration_fails_for_langevin_steps_with_noise_of_the_wrong_scale(monkeypatch):
+    def plain(p, z, n):
+        return collect(langevin, p.energy, z, n, 10, 0.15, adapt=False)
+
+    assert chi_square_of_ranks(plain) < BOUND
+    propose = samplers._Langevin.propose
+    monkeypatch.setattr(samplers._Langevin, "propose", lambda self, state, noise, s:
+                        propose(self, state, 4 * noise, s))
+    assert chi_square_of_ranks(plain) > 2 * BOUND
+
+
+# ---- step sizes
+
+@pytest.mark.parametrize("name, target", [("mala", TARGET_GRADIENT), ("rw_mh", TARGET_WALK),
+                                          ("smmala", TARGET_GRADIENT), ("langevin", 0.95)])
+def test_each_chain_adapts_its_own_step_to_the_target(name, target):
+    """Chains on densities a hundredfold apart in width, all from the same first step."""
+    scale = torch.logspace(-2, 0, 12).unsqueeze(1)
+
+    def density(z):
+        return (z / scale).square().sum(1) / 2
+
+    def metric(z):
+        return torch.eye(6).expand(len(z), 6, 6)
+
+    torch.manual_seed(0)
+    start = scale * torch.randn(12, 6)
+    adapted = run(name, density, start, 600, 0.1, metric, target=target)
+    fixed = run(name, density, adapted.z, 1000, adapted.step, metric)
+    assert abs(fixed.acceptance.mean() - target) < 0.03 and (fixed.acceptance - target).abs().max() < 0.13
+    assert torch.equal(fixed.step, adapted.step)
+    assert adapted.step[-1] / adapted.step[0] == pytest.approx(100, rel=0.4)
+
+
+def test_adaptation_fades_so_that_the_limit_is_exact():
+    torch.manual_seed(0)
+    steps, z, step = [], torch.randn(20_000, 1), 2.0
+    for age in range(0, 2000, 200):
+        z, _, step, _ = mala(unit, z, 200, step, TARGET_GRADIENT, age)
+        steps.append(step)
+    wander = [(b / a).log().std().item() for a, b in zip(steps, steps[1:], strict=False)]
+    assert wander[-1] < 0.7 * wander[0] and z.var() == pytest.approx(1, rel=0.03)
+
+
+def test_adapted_manifold_steps_stop_at_a_full_newton_step():
+    """A chain far from the mode accepts whatever leads there; it must not learn to overshoot."""
+    torch.manual_seed(0)
+    chains = run("smmala", gaussian, torch.full((50, 2), 30.0), 5, 1.0,
+                 lambda z: PRECISION.expand(len(z), 2, 2), target=TARGET_GRADIENT)
+    assert chains.step.max() <= math.sqrt(2) + 1e-6 and chains.z.abs().max() < 5
+
+
+def test_a_step_size_for_each_chain():
+    torch.manual_seed(0)
+    s = torch.where(torch.arange(20_000) % 2 == 0, 0.1, 0.4)
+    new = langevin(gaussian, torch.zeros(20_000, 2), 1, s).z
+    assert new[::2].std() == pytest.approx(0.1, rel=0.02) and new[1::2].std() == pytest.approx(0.4, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["langevin", *EXACT])
+def test_no_steps_zero_steps_and_huge_steps(name):
+    torch.manual_seed(0)
+    start = torch.randn(200, 2)
+    none = run(name, gaussian, start, 0, 0.1)
+    assert torch.equal(none.z, start) and none.passes == 0 and none.acceptance.isnan().all()
+    still = run(name, gaussian, start, 3, 0.0)
+    assert torch.allclose(still.z, start) and (still.acceptance > 0.999).all()
+    if name != "langevin":
+        huge = run(name, gaussian, start, 3, 1e6)
+        assert torch.equal(huge.z, start) and huge.acceptance.max() < 1e-3
+        assert run(name, gaussian, start, 3, 1e-3).acceptance.min() > 0.95
+
+
+# ---- chains on their own, bad densities, the account of passes
+
+@pytest.mark.parametrize("name", ["langevin", *EXACT])
+def test_a_chain_does_not_feel_the_others(name):
+    def ends(others):
+        torch.manual_seed(0)
+        return run(name, gaussian, torch.cat([torch.ones(2, 2), others]), 20, 0.3, target=0.6)
+
+    a, b = ends(torch.zeros(3, 2)), ends(torch.tensor([[1e20, 1.0], [math.nan, 0.0], [-5.0, 3.0]]))
+    for x, y in zip(a[:3], b[:3], strict=True):
+        assert torch.equal(x[:2], y[:2])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_not_finite_is_rejected_and_left(name, bad):
+    def half_plane(z):
+        return torch.where(z[:, 0] > 0, z[:, 0] * 0 + bad, gaussian(z))
+
+    torch.manual_seed(0)
+    inside = run(name, half_plane, torch.tensor([[-0.5, 0.1]]).expand(500, 2), 50, 0.5)
+    assert torch.isfinite(inside.z).all() and (inside.z[:, 0] <= 0).all()
+    assert torch.isfinite(inside.acceptance).all() and inside.acceptance.mean() < 0.95
+    outside = run(name, half_plane, torch.tensor([[0.1, 0.1]]).expand(500, 2), 50, 0.5)
+    assert (outside.z[:, 0] <= 0).all()
+
+
+def test_a_start_that_is_not_finite_does_not_shrink_its_steps():
+    def far_side(z):
+        return torch.where(z[:, 0] > -1, math.nan, unit(z))
+
+    torch.manual_seed(0)
+    start = torch.tensor([[-0.9, 0.0]]).expand(500, 2)
+    chains = mala(far_side, start, 100, 0.3, TARGET_GRADIENT)
+    assert (chains.z[:, 0] <= -1).float().mean() > 0.95
+
+
+def test_a_metric_that_is_not_positive_definite_is_rejected():
+    def metric(z):
+        return torch.where(z[:, 0] > 0.5, -1.0, 1.0)[:, None, None] * torch.eye(2)
+
+    torch.manual_seed(0)
+    z = smmala(with_metric(unit, metric), torch.zeros(500, 2), 50).z
+    assert torch.isfinite(z).all() and (z[:, 0] <= 0.5).all()
+
+
+@pytest.mark.parametrize("name, each", [("langevin", 2), ("mala", 2), ("rw_mh", 1), ("smmala", 4)])
+def test_the_network_passes_are_counted(name, each):
+    """A pass for each evaluation, one more for its gradient, one for each of the three tangents."""
+    calls = []
+
+    def density(z):
+        calls.append(1)
+        return unit(z)
+
+    chains = run(name, density, torch.zeros(5, 3), 7, 0.1)
+    assert len(calls) == 8 and chains.passes == 8 * each
+
+
+@pytest.mark.parametrize("name", ["langevin", *EXACT])
+def test_each_step_is_reported_to_the_callback(name):
+    seen = []
+    torch.manual_seed(0)
+    chains = run(name, gaussian, torch.ones(3, 2), 4, 0.1, callback=lambda *state: seen.append(state))
+    assert [state[0] for state in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], chains.z)
+    assert torch.allclose(torch.stack([state[3] for state in seen]).mean(0), chains.acceptance)
+    for _, z, energy, _ in seen:
+        assert torch.allclose(energy, gaussian(z)) and not (z.requires_grad or energy.requires_grad)
