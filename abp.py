@@ -384,7 +384,7 @@ def train(config, given=frozenset()):
         one.train()
         metrics[start], histories[start] = one.finish(), model.history
         print(f"{folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, {metrics[start]['seconds']:.0f} s")
-    recorder.finish(folder, record, config, metrics, histories, ROOT / "output")
+    recorder.finish(folder, record, config, metrics, histories, ROOT / "output", model.net)
     return folder
 
 

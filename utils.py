@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from inference.masks import hidden_error, hide
 from inference.posterior import sample_gaussian_prior, squared_distances
 from runs.files import list_images, write_atomic, write_json
+from runs.manuscript import METRICS, half_way  # noqa: F401  METRICS is read by evaluation
 from runs.options import UserError
 
 COLUMN = 3.3                     # inches, the width of a column of a report; figures are 1 or 2 columns wide
@@ -327,22 +328,6 @@ def save_side_by_side(cells, path):
 N_SAMPLES = 96             # random samples that are drawn and measured
 SATURATED = 0.98           # |x| beyond which a pixel counts as burnt
 MOST_RECON = 48            # reconstructions in a figure; of a larger folder, evenly spaced ones
-METRICS = {                # key of metrics.json: (name, format)
-    "psnr": ("PSNR [dB]", ".2f"),
-    "mse": ("MSE", ".5f"),
-    "loss": ("loss (Eq. 7)", ".1f"),
-    "z_std": ("std of z", ".2f"),
-    "z_mean_square": ("mean of z²", ".2f"),
-    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", ".2f"),
-    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", ".2f"),
-    "sample_saturation": ("samples: saturated pixels over data's", ".4f"),
-    "epochs": ("epochs", "d"),
-    "seconds": ("training time [s]", ".0f"),
-}
-HIDDEN_METRICS = {         # the same, of a run with a mask
-    "hidden_mae": ("hidden pixels: mean error of 0 to 255", ".2f"),
-    "hidden_relative": ("hidden pixels: relative error", ".3f"),
-}
 
 
 @torch.no_grad()
@@ -382,21 +367,20 @@ def reconstruction(net, z, images, mse_sigma, mask=None):
 def measure(net, z, images, samples, config, mask=None):
     """The numbers of metrics.json that say how good a generator and its latents are, in float32.
 
-    sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
-    images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and
+    sample_saturated and data_saturated are fractions of pixels with |x| > .98, in random samples and in the
+    images; sample_nearest_psnr is the PSNR of random samples to the training image nearest to each, mean and
     10th percentile. With a mask (n, 1, S, S) the reconstruction is measured on visible pixels, all of the
     image is what samples are compared with, and `hidden_error` tells how well hidden pixels are recovered.
     """
     distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
     nearest = distances.min(1).values / images[0].numel()
     nearest_psnr = 10 * torch.log10(4 / nearest)
-    data_saturation = _saturation(images)
     hidden = {} if mask is None else hidden_error(generate(net, z), images, mask)
     return reconstruction(net, z, images, config.mse_sigma, mask) | hidden | {
         "z_std": z.std(0, correction=0).mean().item(),
         "z_mean_square": z.square().mean().item(),
-        "sample_saturation": _saturation(samples) - data_saturation,
-        "data_saturation": data_saturation,
+        "sample_saturated": _saturation(samples),
+        "data_saturated": _saturation(images),
         "sample_nearest_psnr": nearest_psnr.mean().item(),
         "sample_nearest_psnr_p10": nearest_psnr.quantile(0.1).item(),
     }
@@ -462,6 +446,7 @@ def write_start(net, z, images, history, config, folder, mask=None):
     metrics = measure(net, z, images, samples, config, mask)
     metrics |= {"panel_range": panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
+                "passes": sum(r["passes"] for r in history),
                 "n_images": len(images), "img_size": config.img_size,
                 "n_parameters": sum(p.numel() for p in net.parameters())}
     write_json(folder / "metrics.json", metrics)
@@ -469,11 +454,10 @@ def write_start(net, z, images, history, config, folder, mask=None):
 
 
 def write_run(folder, metrics, histories, config):
-    """What belongs to the whole run: the table, and with both starts the handout's warm-cold figures.
+    """With both starts, the handout's warm-cold figures.
 
     metrics, histories  {"warm": ..., "cold": ...} or one of the two
     """
-    write_atomic(folder / "metrics.md", _markdown_table(metrics))
     if len(metrics) < 2:
         return
     plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])
@@ -485,27 +469,3 @@ def write_run(folder, metrics, histories, config):
             rows.insert(0, [(f"{start} start, {epoch} epochs", path)
                             for start, (epoch, path) in halves.items()])
         save_side_by_side(rows, folder / f"warm_cold_{name}.png")
-
-
-def half_way(snapshots, n_epochs):
-    """Epoch and path of the snapshot of the reconstructions nearest to half the epochs; None without one."""
-    epochs = [int(p.name.split("_")[0]) for p in snapshots.glob("*_recon.png")]
-    epochs = [e for e in epochs if e < n_epochs]
-    if not epochs:
-        return None
-    epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
-    return epoch, snapshots / f"{epoch:04d}_recon.png"
-
-
-def table_rows(metrics):
-    """METRICS, and those of hidden pixels where there are any: (key, (name, format))."""
-    masked = any("hidden_mae" in m for m in metrics.values())
-    return (METRICS | HIDDEN_METRICS if masked else METRICS).items()
-
-
-def _markdown_table(metrics):
-    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
-             "|---|" + "---:|" * len(metrics)]
-    for key, (name, form) in table_rows(metrics):
-        lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
-    return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
-MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
+MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturated", "z_mean_square")
 HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
 FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}

@@ -1,7 +1,6 @@
 """A run folder from begin to end: the record of its options, checkpoints, logs, interruption, resumption."""
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import signal
 from pathlib import Path
@@ -22,7 +21,6 @@ from runs.files import (
     new_run_folder,
     read_json,
     save_checkpoint,
-    write_atomic,
     write_json,
     write_table,
 )
@@ -116,29 +114,16 @@ def same_run(checkpoint, config, names, path):
         raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
 
 
-def finish(folder, record, config, metrics, histories, parent):
+def finish(folder, record, config, metrics, histories, parent, net):
     """All that belongs to the whole of a run, now that its starts are done: figures, tables, its times.
 
     metrics, histories  {"warm": ..., "cold": ...} or one of the two; parent as of `point_report_to`
     """
     utils.write_run(folder, metrics, histories, config)
-    manuscript.write(folder, metrics, histories, config, record)
+    manuscript.write(folder, metrics, config, record, net)
     record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
     update_record(folder, record, config)
-    point_report_to(folder, parent)
-
-
-def point_report_to(folder, parent):
-    """Write parent/latest.tex, the path of the newest finished run, for report.tex, if it lies there."""
-    if Path(folder).resolve().parent != Path(parent).resolve():
-        return
-    path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
-    if set(path) & set('\\{}"'):
-        text = r"\newcommand{\badname}{}"            # report.tex says what to do
-    else:                                           # every other sign is made an ordinary one
-        signs = "".join(rf"\catcode`\{sign}=12 " for sign in "#$%&~_^")
-        text = rf"\begingroup{signs}\gdef\run{{{path}}}\endgroup\graphicspath{{{{\run/}}}}"
-    write_atomic(Path(parent) / "latest.tex", text + "\n")
+    manuscript.point_report_to(folder, parent)
 
 
 def log(folder, *lines):
