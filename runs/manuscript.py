@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from runs.files import write_atomic
+from runs.files import ROOT, half_way, write_atomic
 from runs.latex import environment, escape, macro_name, macros, number, tabular
 from runs.tables import write_tables
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = {                # key of metrics.json: (label, format)
     "psnr": ("PSNR [dB]", ".2f"),
     "mse": ("MSE", ".5f"),
@@ -33,6 +32,7 @@ HIDDEN_METRICS = {         # the same, of a run with a mask
 }
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "pillow", "tqdm", "scipy", "scikit-learn",
              "scikit-image", "arviz-stats")        # of requirements.txt
+PATHS = ("data", "out", "resume")      # options that the table of settings leaves out
 PICTURES = {"recon": 1600, "samples": 1000, "interp": 1000}    # width of the JPEG, 250 dpi in print
 QUALITY = 90                                                 # of JPEG: a report stays below 5 MB
 
@@ -69,16 +69,6 @@ def point_report_to(folder, parent):
         write_atomic(parent / "latest.tex", rf"\edef\run{{\detokenize{{{path}}}}}" + "\n")
 
 
-def half_way(snapshots, n_epochs):
-    """Epoch and path of the reconstructions nearest to half the epochs; None if there are none."""
-    epochs = [int(path.name.split("_")[0]) for path in snapshots.glob("*_recon.png")]
-    epochs = [epoch for epoch in epochs if epoch < n_epochs]
-    if not epochs:
-        return None
-    epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
-    return epoch, snapshots / f"{epoch:04d}_recon.png"
-
-
 def save_jpeg(source, target, width):
     """A picture as a JPEG of at most `width` pixels, without subsampling of colours."""
     with Image.open(source) as picture:
@@ -103,7 +93,7 @@ def metrics_rows(metrics):
 def settings_table(config, columns=3):
     """The options of a run in side-by-side columns; values in bold differ from the defaults."""
     cells = [rf"\texttt{{{escape(f.name)}}} & {_setting(f, getattr(config, f.name))}"
-             for f in dataclasses.fields(config)]
+             for f in dataclasses.fields(config) if f.name not in PATHS]
     height = -(-len(cells) // columns)
     cells += ["& "] * (height * columns - len(cells))
     rows = [" & ".join(cells[k::height]) for k in range(height)]
@@ -117,9 +107,9 @@ def _setting(field, value):
 
 
 def option_text(value):
-    """The value of an option as LaTeX."""
+    """The value of an option as LaTeX; a path in the repository without the folders above it."""
     if isinstance(value, str):
-        return escape(value or "none", breakable=True)
+        return escape(value.removeprefix(f"{ROOT}/") or "none", breakable=True)
     return number(format(value, "g") if isinstance(value, float) else str(value))
 
 
@@ -161,11 +151,9 @@ def layers_table(net, z):
 
 def run_macros(folder, metrics, config, record):
     """{name: LaTeX}: optionNEpochs, ... for each option, warmPsnr, ... for each metric, and the record."""
-    folder = Path(folder).resolve()
-    name = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     versions = {"Python": record["versions"]["python"]}
     versions |= {key: record["versions"][key] for key in LIBRARIES if key in record["versions"]}
-    values = {"runName": escape(name.as_posix(), breakable=True),
+    values = {"runName": option_text(Path(folder).resolve().as_posix()),
               "libraries": escape(", ".join(f"{key} {text}" for key, text in versions.items())),
               "nImages": str(len(record["images"])), "chosenSampler": config.chosen_sampler,
               "machine": escape(record["machine"]), "computedOn": record["device"],

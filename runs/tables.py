@@ -1,8 +1,7 @@
 """Tables as CSV (full precision, for programs), Markdown and LaTeX (rounded, for readers)."""
 import csv
-import io
 
-from runs.files import write_atomic
+from runs.files import write_atomic, write_csv
 from runs.latex import tabular
 from runs.options import UserError
 
@@ -40,16 +39,6 @@ def _text(value, form):
     if value is None:
         return MISSING
     return format(value, form) if isinstance(value, float) else str(value)
-
-
-def write_csv(path, rows):
-    """Write dicts with the same keys as CSV; no rows give an empty file."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_atomic(path, text.getvalue())
 
 
 def read_csv(path):
