@@ -19,10 +19,8 @@ from abp import DTYPES, data_folder, load_run
 from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
 from evaluation.start import QUANTITIES, Start
 from inference.masks import make_mask
-from runs import recorder
-from runs.files import load_checkpoint, read_json, write_atomic
-from runs.latex import macros
-from runs.manuscript import save_jpeg
+from runs import manuscript, recorder
+from runs.files import load_checkpoint, read_json
 from runs.options import UserError, check, exit_status, option, parse_args
 from runs.tables import write_tables
 from utils import load_img_tensors
@@ -127,7 +125,6 @@ def describe(options, out, data, images, names, starts, search):
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
         done[start] = one
-        save_jpeg(out / start / "nearest.png", out / start / "nearest.jpg", 1600)     # for the report
         if config.nz == 2:
             likelihoods[start] = one.found
     summaries = {start: one.summary for start, one in done.items()}
@@ -136,7 +133,7 @@ def describe(options, out, data, images, names, starts, search):
         pictures.plot_evidence({start: found.rows for start, found in likelihoods.items()}, out)
     write_linear(out, images, starts, summaries, likelihoods)
     write_factors(out, data, names, starts)
-    write_atomic(out / "macros.tex", macros({"evaluatedEpochs": str(config.n_epochs)}))
+    manuscript.write_evaluation(out, starts, config.n_epochs)
 
 
 def write_summary(out, summaries):

@@ -22,7 +22,7 @@ def escape(text, breakable=False):
     breakable  allow a line break after every character of a long text, such as a path
     """
     text = unicodedata.normalize("NFC", str(text))
-    text = re.sub("([-',])(?=\\1)", "\\1\0", text)        # two in a row would become a dash or quote
+    text = re.sub("([-',])(?=\\1)", "\\1\0", text)      # two in a row would be a dash or quote
     return (r"\allowbreak{}" if breakable and len(text) > 14 else "").join(map(_character, text))
 
 

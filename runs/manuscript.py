@@ -30,8 +30,8 @@ HIDDEN_METRICS = {         # the same, of a run with a mask
     "hidden_mae": ("hidden pixels: mean error of 0 to 255", ".2f"),
     "hidden_relative": ("hidden pixels: relative error", ".3f"),
 }
-LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "pillow", "tqdm", "scipy", "scikit-learn",
-             "scikit-image", "arviz-stats")        # of requirements.txt
+LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "pillow", "tqdm", "scipy",
+             "scikit-learn", "scikit-image", "arviz-stats")         # of requirements.txt
 PATHS = ("data", "out", "resume")      # options that the table of settings leaves out
 PICTURES = {"recon": 1600, "samples": 1000, "interp": 1000}    # width of the JPEG, 250 dpi in print
 QUALITY = 90                                                 # of JPEG: a report stays below 5 MB
@@ -44,7 +44,6 @@ def write(folder, metrics, config, record, net):
     config   a dataclass instance;  record  as in config.json
     net      any module z (n, nz) -> images, on any device
     """
-    write_tables(folder, "metrics", *metrics_rows(metrics))
     out = folder / "report"
     out.mkdir(exist_ok=True)
     write_atomic(out / "settings.tex", settings_table(config))
@@ -55,12 +54,20 @@ def write(folder, metrics, config, record, net):
             save_jpeg(folder / start / f"{name}.png", out / f"{start}_{name}.jpg", width)
         if half := half_way(folder / start / "epochs", config.n_epochs):
             save_jpeg(half[1], out / f"{start}_recon_half.jpg", PICTURES["recon"] // 2)
+    write_tables(folder, "metrics", *metrics_rows(metrics))         # the last file of a run
+
+
+def write_evaluation(out, starts, n_epochs):
+    """What the report reads of an evaluation, beside its tables and figures in the folder `out`."""
+    for start in starts:
+        save_jpeg(out / start / "nearest.png", out / start / "nearest.jpg", PICTURES["recon"])
+    write_atomic(out / "macros.tex", macros({"evaluatedEpochs": str(n_epochs)}))
 
 
 def point_report_to(folder, parent):
-    """Make a run of both starts the one that report.tex reads, if it is a folder of `parent` (output/).
+    """Make a run of both starts the one that report.tex reads, if it lies in `parent` (output/).
 
-    Writes parent/latest.tex. A name with a character that is special in TeX is left alone.
+    Writes parent/latest.tex. A folder name with a character that is special in TeX is left alone.
     """
     folder, parent = Path(folder).resolve(), Path(parent).resolve()
     path = os.path.relpath(folder, parent.parent / "report").replace(os.sep, "/")
@@ -82,7 +89,7 @@ def save_jpeg(source, target, width):
 # ---- tables
 
 def metrics_rows(metrics):
-    """Rows (a column for each start), titles and formats of `write_tables` for the metrics of a run."""
+    """Rows (a column for each start), titles and formats of the metrics, for `write_tables`."""
     masked = any("hidden_mae" in m for m in metrics.values())
     shown = METRICS | HIDDEN_METRICS if masked else METRICS
     rows = [{"quantity": text} | {f"{start} start": m[key] for start, m in metrics.items()}
@@ -116,8 +123,8 @@ def option_text(value):
 def layers_table(net, z):
     """The layers of any module, recorded while it maps z (1, nz) to an image.
 
-    A layer that has no parameters and keeps the shape, such as a nonlinearity, joins the row before it.
-    Parameters that belong to no layer (to a module with children) are a last row of their own.
+    A layer without parameters that keeps the shape, such as a nonlinearity, joins the row before.
+    Parameters that belong to no layer, but to a module with children, have a row of their own.
     """
     rows, seen = [], set()
 
@@ -150,7 +157,7 @@ def layers_table(net, z):
 # ---- numbers
 
 def run_macros(folder, metrics, config, record):
-    """{name: LaTeX}: optionNEpochs, ... for each option, warmPsnr, ... for each metric, and the record."""
+    """{name: LaTeX}: optionNEpochs, ... of options, warmPsnr, ... of metrics, and of the record."""
     versions = {"Python": record["versions"]["python"]}
     versions |= {key: record["versions"][key] for key in LIBRARIES if key in record["versions"]}
     values = {"runName": option_text(Path(folder).resolve().as_posix()),

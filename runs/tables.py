@@ -9,7 +9,7 @@ MISSING = "–"
 
 
 def write_tables(folder, name, rows, heads=None, forms=None, row_forms=None):
-    r"""Write rows as folder/name.csv, .md and .tex (a tabular environment for booktabs, to be \input).
+    r"""Write rows as folder/name.csv, .md and .tex (a tabular environment, to be \input).
 
     rows       dicts with the same keys; values are str, int, float, or None where there is no value
     heads      {key: column title} for Markdown and LaTeX; by default the key
