@@ -33,8 +33,8 @@ HIDDEN_METRICS = {         # the same, of a run with a mask
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "pillow", "tqdm", "scipy",
              "scikit-learn", "scikit-image", "arviz-stats")         # of requirements.txt
 PATHS = ("data", "out", "resume")      # options that the table of settings leaves out
-PICTURES = {"recon": 1600, "samples": 1000, "interp": 1000}    # width of the JPEG, 250 dpi in print
-QUALITY = 90                                                 # of JPEG: a report stays below 5 MB
+PICTURES = {"recon": 1300, "samples": 900, "interp": 900}      # width of the JPEG, 200 dpi in print
+QUALITY = 90         # of the JPEG, so that a report of the default run stays below 5 MB
 
 
 def write(folder, metrics, config, record, net):
