@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from abp import ABP, Config, data_folder
+from abp import ABP, Config
 from benchmark import exactness, scaling, speed
 from runs.device import choose_device, choose_precision, machine_name
+from runs.files import data_folder
 from runs.options import UserError, check, option, run_program
 from runs.tables import write_tables
 from utils import load_img_tensors
@@ -27,7 +28,7 @@ PARTS = ("speed", "training", "exactness", "scaling")
 @dataclass(frozen=True)
 class Options:
     parts: str = option(",".join(PARTS), "what to measure")
-    data: str = option(Config.data, "folder of images")
+    data: str = option("", "folder of images; none: the drawn faces in data/drawn")
     img_size: int = option(Config.img_size, "side of the images in pixels", 16, 512)
     n_epochs: int = option(Config.n_epochs, "epochs in training and exactness", 2, 10**5)
     device: str = option("auto", "where to compute: auto, cpu, cuda or cuda:K")
@@ -57,7 +58,7 @@ def measure(options, given=frozenset()):
         if model is None:
             model = ABP(Config(img_size=options.img_size, n_epochs=options.n_epochs), images,
                         "warm", *machine)
-            list(model.train())
+            list(model)
         x = images.to(device, memory_format=torch.channels_last)
         report(folder, "exactness", exactness.compare(model.posterior(x), model.z))
     if "scaling" in parts:

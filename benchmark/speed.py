@@ -48,11 +48,11 @@ def steps(images, device, precision):
     large, small = forward_flops(public.net, z), forward_flops(same.net, z)
     cases = {                                       # function, steps that it makes, FLOPs of a step
         ("infer", "public loop"): (public.langevin_step, 1, 2 * large),
-        ("infer", "our network"): (same.langevin_step, 1, 2 * small),
+        ("infer", "public loop, our network"): (same.langevin_step, 1, 2 * small),
         ("infer", "langevin"): (lambda: langevin(posterior.energy, z, 4, 0.01), 5, 2 * small),
         ("infer", "smmala"): (lambda: smmala(posterior.local, z, 4), 5, 3 * small),
         ("learn", "public loop"): (public.learning_step, 1, 3 * large),
-        ("learn", "our network"): (same.learning_step, 1, 3 * small),
+        ("learn", "public loop, our network"): (same.learning_step, 1, 3 * small),
         ("learn", "this program"): (lambda: model.learn(index, 0.0), 1, 3 * small)}
     for name, dtype in {"fp32": torch.float32, precision: model.dtype}.items():
         a = torch.randn(1536, 1536, device=device).to(dtype)
@@ -62,7 +62,7 @@ def steps(images, device, precision):
         each = seconds[step, name] / n_steps
         rows.append({"step": step, "of": name, "ms": 1e3 * each, "steps/s": 1 / each,
                      "TFLOP/s": flops / each / 1e12})
-        for loop in ("public loop", "our network"):
+        for loop in ("public loop", "public loop, our network"):
             base = seconds.get((step, loop))
             rows[-1][f"times {loop}"] = base and base / each
     return rows
@@ -75,7 +75,7 @@ def training(images, device, precision, n_epochs):
         config = Config(img_size=images.shape[2], n_epochs=n_epochs, sampler=sampler,
                         langevin_num_steps=n_steps)
         models.append(ABP(config, images, start, device, precision))
-    for _ in zip(*(model.train() for model in models), strict=True):
+    for _ in zip(*models, strict=True):
         pass
     for (sampler, n_steps, start), model in zip(CASES, models, strict=True):
         last = model.history[-1]
