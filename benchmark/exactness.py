@@ -3,7 +3,7 @@ import torch
 
 from inference.samplers import TARGET_GRADIENT, smmala
 
-N_CHAINS, N_ADAPT, N_STEPS = 16, 60, 150     # an image; steps that adapt and are not counted; steps
+N_CHAINS, N_ADAPT, N_STEPS = 8, 40, 100      # per image; steps that adapt, then steps that count
 
 
 def compare(posterior, z):
