@@ -205,7 +205,7 @@ def test_drawn_walk_is_played_along_its_path(open_page):
     visited = []
     for _ in range(300):
         visited.append(shown(page)[0])
-        if play_button(page) != "Stop":
+        if page.locator("#play").text_content() != "Stop":
             break
     assert visited[-1] == pytest.approx((0.3, 0.6), abs=0.02)
     assert len({z for z in visited}) > 10
