@@ -65,8 +65,8 @@ def open_page(browser, tmp_path):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", troubles.append)
-        page.on("pageerror", troubles.append)
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
         own = (f"file://{path}", "data:", "blob:")
         page.on("request", lambda r: r.url.startswith(own) or troubles.append(r.url))
         page.goto(f"file://{path}")
@@ -166,12 +166,11 @@ def test_picture_changes_continuously_across_the_grid(open_page):
 def test_keys_move_z_draw_and_play(open_page):
     config, net, z = smooth(img_size=32)
     page = open_page((config, net, z))
-    plane = page.locator("#plane")
-    assert "arrow keys" in plane.get_attribute("aria-label")
+    assert "arrow keys" in page.get_attribute("#plane", "aria-label")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")                            # past the link to the other start
-    assert page.evaluate("document.activeElement.id") == "plane"
-    assert plane.evaluate("(e) => getComputedStyle(e).outlineStyle") == "solid"
+    assert page.evaluate("document.activeElement === plane")
+    assert page.evaluate("getComputedStyle(plane).outlineStyle") == "solid"
     for key in ("ArrowRight", "ArrowRight", "ArrowUp"):
         page.keyboard.press(key)
     at, seen = shown(page)
@@ -292,8 +291,7 @@ def test_legend_states_what_is_left_out(open_page):
     inside = int((z[:, :2].abs() <= 3).all(1).sum())
     assert f"{200 - inside} of the 200 training images lie beyond the edge" in legend
     assert "3 dimensions: z₃ is 0" in legend
-    drawn = page.evaluate("thumbnails.length")
-    assert 30 <= drawn <= 60
+    assert 30 <= (drawn := page.evaluate("thumbnails.length")) <= 60
     assert f"{drawn} training images of the {inside} on the plane are shown" in legend
     assert page.locator("#other").get_attribute("href") == "../cold/explorer.html"
 
