@@ -19,7 +19,8 @@ def test_flags_and_fields_have_the_same_names_and_types():
 
 def test_the_names_of_the_course_are_there():
     names = ("start lr langevin_step_size langevin_num_steps mse_sigma seed nz img_size "
-             "prior_sigma ninterp beta1 beta2 gamma n_epochs n_log n_plot n_stats data out resume batch_size").split()
+             "prior_sigma ninterp beta1 beta2 gamma n_epochs n_log n_plot n_stats data out "
+             "resume batch_size").split()
     assert set(names) <= set(Config.__dataclass_fields__)
 
 
