@@ -37,8 +37,8 @@ SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
 # acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
 TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
 MOST_AGE = 10     # the posterior keeps changing, so the adaptation gain stays at that of step 10
-PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 30, "prior_draws": 0,
-                       "learn_num_steps": 1, "z_noise": 0, "mse_sigma": 1, "sigma_start": 1}}
+PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 10, "prior_draws": 0,
+                       "learn_num_steps": 1, "z_noise": 0, "sigma_start": 1e-3}}
 
 
 @dataclass(frozen=True)
