@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from runs.files import set_seed
 from zoo import views
-from zoo.core import n_parameters
+from zoo.networks import n_parameters
 
 
 def colours_of(n, colours, parts=1):

@@ -24,9 +24,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from runs.files import set_seed
-from zoo import core, views
+from zoo import networks, views
 from zoo.gan import value
 from zoo.strings import Language
+from zoo.train import alternate
 
 
 class Discriminator(nn.Module):
@@ -104,7 +105,7 @@ class SeqGAN:
     @property
     def n_parameters(self):
         """How many numbers are learned, those of the discriminator too."""
-        return self.language.n_parameters + core.n_parameters(self.discriminator)
+        return self.language.n_parameters + networks.n_parameters(self.discriminator)
 
     def discriminator_loss(self, real):
         """-V on real strings (n, T) and as many fresh ones of G, Eq. 5 -> ()."""
@@ -132,10 +133,10 @@ class SeqGAN:
         def discriminate():
             return self.discriminator_loss(data[torch.randint(len(data), (self.batch,))])
 
-        core.alternate((self.opt_d, discriminate, first))
+        alternate((self.opt_d, discriminate, first))
         falling = LambdaLR(self.opt_g, lambda step: 1 - step / steps)
         for _ in range(steps):
-            loss, _ = core.alternate((self.opt_d, discriminate, self.k), (self.opt_g, self.generator_loss, 1))
+            loss, _ = alternate((self.opt_d, discriminate, self.k), (self.opt_g, self.generator_loss, 1))
             self.history.append((loss, self.mean_value))
             falling.step()
             with torch.no_grad():
