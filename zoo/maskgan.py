@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from runs.files import set_seed
 from zoo import core, gan, views
-from zoo.fillers import Filler, Reader
+from zoo.infilling import Filler, Reader
 
 
 def returns(rewards, missing, discount):

@@ -14,7 +14,7 @@ Generation with PixelCNN Decoders, NIPS 2016, Section 2.2); here this is measure
 from torch import nn
 
 from runs.files import set_seed
-from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
+from zoo.autoregressive import MaskedConv2d, PixelModel, Thumbnails, colours_of
 from zoo.views import in_levels
 
 

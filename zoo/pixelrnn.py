@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from runs.files import set_seed
-from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
+from zoo.autoregressive import MaskedConv2d, PixelModel, Thumbnails, colours_of
 from zoo.views import STRING, STRING_LEVELS, in_strings
 
 

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from runs.files import set_seed
 from zoo import core, views
 from zoo.gan import value
-from zoo.strings import Language
+from zoo.language_model import Language
 
 
 class Discriminator(nn.Module):

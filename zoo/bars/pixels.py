@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from runs.files import set_seed
 from zoo import core, measure, worlds
 from zoo.core import Check
-from zoo.pixels import MaskedConv2d
+from zoo.autoregressive import MaskedConv2d
 
 N_DRAWS = 500                    # digits that a model draws for its bars
 
