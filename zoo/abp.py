@@ -4,8 +4,8 @@ import torch
 from abp import ABP, Config
 from evaluation.holdout import infer
 from inference.posterior import frozen
-from zoo.core import n_parameters
-from zoo.measure import evidence, likeliest_sigma
+from zoo.metrics import evidence, likeliest_sigma
+from zoo.networks import n_parameters
 
 FULL = 128                       # side for which the defaults of abp.py were chosen
 

@@ -16,7 +16,8 @@ from torch import nn
 from models import GenNet
 from runs.files import set_seed
 from utils import to_side
-from zoo import core, gan
+from zoo import gan, networks
+from zoo.train import alternate
 
 
 def next_k(k, real, fake, gamma, rate):
@@ -60,7 +61,7 @@ class BEGAN:
     @property
     def n_parameters(self):
         """How many numbers are learned, those of the autoencoder too."""
-        return core.n_parameters(self.generator, self.autoencoder)
+        return networks.n_parameters(self.generator, self.autoencoder)
 
     def losses(self, x):
         """L of each item (n, ...) -> (n,)."""
@@ -91,7 +92,7 @@ class BEGAN:
 
         best = float("inf")
         for step in range(1, steps + 1):
-            _, fake = core.alternate((self.opt_d, judge, 1), (self.opt_g, self.generator_loss, 1))
+            _, fake = alternate((self.opt_d, judge, 1), (self.opt_g, self.generator_loss, 1))
             self.k = next_k(self.k, self.real, fake, self.gamma, self.rate)
             self.history.append((self.real, fake, self.k, convergence(self.real, fake, self.gamma),
                                  self.opt_g.param_groups[0]["lr"]))
@@ -124,8 +125,8 @@ def digit_began(gamma, h=16, width=128, rate=0.05, lr=4e-4, batch=32, **options)
     The controller is fast: with lambda = .001, as in the paper, and lr = .0001, L(G(z)) / L(x) swung between
     .57 and .82 for gamma = .7, and samples were of one class of 10 (4000 steps).
     """
-    generator = core.mlp(h, width, width, 64, activation=nn.ELU)
-    autoencoder = core.mlp(64, width, width, h, width, width, 64, activation=nn.ELU)
+    generator = networks.mlp(h, width, width, 64, activation=nn.ELU)
+    autoencoder = networks.mlp(64, width, width, h, width, width, 64, activation=nn.ELU)
     return BEGAN(generator, autoencoder, h, gamma=gamma, rate=rate, lr=lr, batch=batch, **options)
 
 

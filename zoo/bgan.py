@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from runs.files import set_seed
 from utils import to_side
-from zoo import boundary, core, gan
+from zoo import boundary, gan, networks
 
 SIDE = 16                        # of the pictures in black and white
 LOG_Z_DECAY = 0.995              # of the running mean of log Z, in a step of G
@@ -123,9 +123,9 @@ class ContinuousBGAN(gan.GAN):
 
 def bits_gan(d=16, nz=6, width=128, make=BGAN, **options):
     """A BGAN of items (n, d), 128 units a layer; options as of BGAN, or of a class that is made as it is."""
-    generator = core.mlp(nz, width, width, d,
+    generator = networks.mlp(nz, width, width, d,
                          activation=lambda: nn.Sequential(nn.BatchNorm1d(width), nn.ReLU()))
-    return make(generator, core.mlp(d, width, width, 1), nz, **options)
+    return make(generator, networks.mlp(d, width, width, 1), nz, **options)
 
 
 # ---------------------------------------------------------------------------------------------------- animals

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zoo.core import mlp
+from zoo.networks import mlp
 
 
 def learn(modules, loss, steps, lr=2e-3):

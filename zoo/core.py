@@ -18,14 +18,12 @@ what draws otherwise. There is no base class: what a model can do is seen from w
 """
 import importlib
 import importlib.util
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
 
 MODELS = (                       # names of the models, in the order of tables and of the sheet
     "samplers",
@@ -114,33 +112,3 @@ class Check:
         return self.within(self.value) and not any(map(self.within, self.controls.values()))
 
 
-def alternate(*players):
-    """One round of a game -> the last loss of each player, a list of floats.
-
-    players  (optimizer, loss, k): k steps on loss() -> (), in this order; each player's steps follow those of
-             the players before, whose new weights they see
-
-    A loss reaches the weights of its own optimizer alone: that of a generator leaves no gradient in the
-    discriminator through which it went.
-    """
-    losses = []
-    for optimizer, loss, k in players:
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        for _ in range(k):
-            value = loss()
-            optimizer.zero_grad(set_to_none=True)
-            value.backward(inputs=weights)
-            optimizer.step()
-        losses.append(value.item())
-    return losses
-
-
-def mlp(*sizes, activation=nn.ReLU):
-    """Linear layers, (n, sizes[0]) -> (n, sizes[-1]), with an activation between them."""
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    return nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1])
-
-
-def n_parameters(*modules):
-    """How many numbers the modules learn."""
-    return sum(p.numel() for module in modules for p in module.parameters())

@@ -25,7 +25,7 @@ from torch import nn
 
 from inference.samplers import langevin
 from runs.files import set_seed
-from zoo import core
+from zoo import networks
 
 LONG = 100                       # runs of T steps from the Gaussian that make a sample of a persistent model
 
@@ -61,7 +61,7 @@ class DesNet:
     @property
     def n_parameters(self):
         """How many numbers are learned."""
-        return core.n_parameters(self.net)
+        return networks.n_parameters(self.net)
 
     def energy(self, y):
         """U(Y) = |Y|^2 / (2 sigma^2) - f(Y): (n, ...) -> (n,)."""
@@ -120,7 +120,7 @@ class Linear(nn.Module):
 
 def point_net(width=64):
     """f of points: (n, 2) -> (n,)."""
-    return nn.Sequential(core.mlp(2, width, width, width, 1, activation=nn.SiLU), nn.Flatten(0))
+    return nn.Sequential(networks.mlp(2, width, width, width, 1, activation=nn.SiLU), nn.Flatten(0))
 
 
 class ImageNet(nn.Module):

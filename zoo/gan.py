@@ -24,7 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from models import GenNet
 from runs.files import set_seed
 from utils import to_side
-from zoo import core
+from zoo import networks
+from zoo.train import alternate
 
 
 def value(real, fake):
@@ -75,7 +76,7 @@ class GAN:
     @property
     def n_parameters(self):
         """How many numbers are learned, those of the discriminator too."""
-        return core.n_parameters(self.generator, self.discriminator)
+        return networks.n_parameters(self.generator, self.discriminator)
 
     def logits(self, x):
         """a of items (n, c, ...), packed and augmented as in training -> (n / pack,)."""
@@ -114,7 +115,7 @@ class GAN:
 
         falling = [LambdaLR(opt, lambda step: 1 - step / steps) for opt in (self.opt_d, self.opt_g)]
         for _ in range(steps):
-            minus_value, loss = core.alternate((self.opt_d, lambda: self.discriminator_loss(batch()), self.k),
+            minus_value, loss = alternate((self.opt_d, lambda: self.discriminator_loss(batch()), self.k),
                                                (self.opt_g, self.generator_loss, 1))
             self.history.append((-minus_value, loss))
             for rate in falling:
@@ -139,7 +140,7 @@ class GAN:
 
 def points_gan(pack=1, nz=8, **options):
     """A GAN of points in the plane, 128 units a layer."""
-    generator, discriminator = core.mlp(nz, 128, 128, 2), core.mlp(2 * pack, 128, 128, 1)
+    generator, discriminator = networks.mlp(nz, 128, 128, 2), networks.mlp(2 * pack, 128, 128, 1)
     return GAN(generator, discriminator, nz, pack=pack, lr=1e-3, **options)
 
 

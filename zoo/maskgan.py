@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from runs.files import set_seed
-from zoo import core, gan, views
-from zoo.infilling import Filler, Reader
+from zoo import gan, networks, views
+from zoo.fillers import Filler, Reader
+from zoo.train import alternate
 
 
 def returns(rewards, missing, discount):
@@ -90,7 +91,7 @@ class MaskGAN:
     @property
     def n_parameters(self):
         """How many numbers are learned, those of D and of the critic too."""
-        return core.n_parameters(self.generator, self.discriminator, self.critic)
+        return networks.n_parameters(self.generator, self.discriminator, self.critic)
 
     def _batch(self, data):
         x = data[torch.randint(len(data), (self.batch,))]
@@ -111,7 +112,7 @@ class MaskGAN:
         nets.eval()
 
     def _round(self, optimizers, losses):
-        self.history.append(tuple(core.alternate(*zip(optimizers, losses, [1] * len(losses), strict=True))))
+        self.history.append(tuple(alternate(*zip(optimizers, losses, [1] * len(losses), strict=True))))
 
     def imitate(self, data, *, steps, alone=0.2):
         """Maximum likelihood on strings (n, T), MaskMLE -> self.

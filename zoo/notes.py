@@ -1,7 +1,7 @@
 """What a reader is told about a sheet of animals: how to read its table, and what the table shows."""
 from itertools import groupby
 
-from zoo.judge import LEAST_RIGHT
+from zoo.classifier import LEAST_RIGHT
 
 NOTE = """
 Images of {side} x {side} in [-1, 1], {n_train} to learn from and {n_test} held out; {n} samples of each

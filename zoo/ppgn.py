@@ -30,8 +30,8 @@ from inference.samplers import TARGET_GRADIENT, mala
 from utils import to_side
 from zoo import abp
 from zoo.codes import fit_classifier
-from zoo.core import n_parameters
 from zoo.gan import augment
+from zoo.networks import n_parameters
 
 
 class Rates(NamedTuple):

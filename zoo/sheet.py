@@ -18,8 +18,8 @@ from runs.options import UserError
 from runs.tables import write_tables
 from utils import load_img_tensors, save_recon, to_side
 from zoo import notes
-from zoo.judge import LEAST_RIGHT, Judge, kinds
-from zoo.measure import nearest, pair_distance
+from zoo.classifier import LEAST_RIGHT, Judge, kinds
+from zoo.metrics import nearest, pair_distance
 
 SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is

@@ -15,8 +15,8 @@ from torch import nn
 
 from models import GenNet
 from zoo import abp
-from zoo.core import mlp, n_parameters
-from zoo.measure import evidence, likeliest_sigma
+from zoo.metrics import evidence, likeliest_sigma
+from zoo.networks import mlp, n_parameters
 
 N_DRAWS, K = 1024, 64              # draws of q with which bounds are estimated, and of each term of IWAE
 

@@ -4,7 +4,7 @@ import torch
 
 from runs.files import set_seed
 from utils import to_side
-from zoo import core, desnet, gan, worlds
+from zoo import datasets, desnet, gan, networks
 
 
 def test_a_step_at_which_the_gaussian_alone_diverges_is_refused():
@@ -21,7 +21,7 @@ def test_packs_that_do_not_fill_a_batch_are_refused():
 
 
 def test_a_pack_is_judged_as_one_and_holds_neighbours():
-    model = gan.GAN(core.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=4)
+    model = gan.GAN(networks.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=4)
     x = torch.arange(8.0).view(4, 2)
     assert torch.equal(model.logits(x), model.discriminator(torch.arange(8.0).view(2, 4)).squeeze(1))
 
@@ -29,7 +29,7 @@ def test_a_pack_is_judged_as_one_and_holds_neighbours():
 @pytest.mark.parametrize("make", [gan.points_gan, lambda: desnet.ring_model(n_steps=2)],
                          ids=["gan", "desnet"])
 def test_a_seed_fixes_a_run(make):
-    data = worlds.ring().sample(100, torch.Generator().manual_seed(0))
+    data = datasets.ring().sample(100, torch.Generator().manual_seed(0))
 
     def run(seed):
         set_seed(5)
@@ -47,7 +47,7 @@ def test_the_penalty_is_on_the_slope_of_d_on_real_items():
 
     def loss(r1):
         set_seed(1)
-        model = gan.GAN(core.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=8, r1=r1)
+        model = gan.GAN(networks.mlp(2, 8, 2), torch.nn.Linear(4, 1), 2, pack=2, batch=8, r1=r1)
         return model.discriminator_loss(real), model.discriminator.weight
 
     (plain, _), (penalised, w) = loss(0.0), loss(0.6)          # the slope of w . x is w, whatever the items
@@ -56,7 +56,7 @@ def test_the_penalty_is_on_the_slope_of_d_on_real_items():
 
 def test_learning_rates_fall_to_nothing_and_a_second_fit_begins_anew():
     model = gan.points_gan()
-    data = worlds.ring().sample(100)
+    data = datasets.ring().sample(100)
     rates = []
     for _ in range(2):
         model.fit(data, steps=2)
@@ -71,7 +71,7 @@ def test_fixed_places_show_the_running_mean_of_the_generator():
     model = gan.points_gan(average=0.9)
     first, mean = [p.detach().clone() for p in model.generator.parameters()], model.mean_generator
     shown = model.snapshot()
-    model.fit(worlds.ring().sample(200), steps=1)
+    model.fit(datasets.ring().sample(200), steps=1)
     for was, now, kept in zip(first, model.generator.parameters(), mean.parameters(), strict=True):
         assert torch.allclose(kept, 0.9 * was + 0.1 * now, atol=1e-6)
     assert not torch.equal(shown, model.snapshot()) and torch.equal(model.snapshot(), model.snapshot())

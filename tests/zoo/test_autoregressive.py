@@ -6,7 +6,7 @@ import torch
 
 from runs.files import set_seed
 from utils import to_side
-from zoo import core, measure, pixelcnn, pixelrnn, pixels, sheet, views
+from zoo import core, metrics, pixelcnn, pixelrnn, pixels, sheet, views
 from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
 
 NETS = {
@@ -47,7 +47,7 @@ def test_bad_sizes_and_levels_are_refused_in_one_line(make):
     with pytest.raises(ValueError, match="must be odd; they are 4 and 7"):
         pixels.PixelModel((1, 4, 4), 2, 4, [], (4, 7))
     with pytest.raises(ValueError, match="must differ in every value"):
-        measure.causality(net, torch.zeros(3, 4, 4), torch.zeros(3, 4, 4))
+        metrics.causality(net, torch.zeros(3, 4, 4), torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="16 features cannot be divided among 3 colours"):
         pixels.colours_of(16, 3)
 
@@ -114,9 +114,9 @@ def test_causality_finds_what_was_put_there():
         return outputs
 
     x = torch.zeros(2, 2, 3, dtype=torch.int64)
-    assert measure.causality(told(1), x, x + 1)[:2] == (0.0, 1.0)
-    assert measure.causality(told(0), x, x + 1).leak == 1.0
-    assert measure.causality(told(2), x, x + 1).reached == pytest.approx(55 / 66)
+    assert metrics.causality(told(1), x, x + 1)[:2] == (0.0, 1.0)
+    assert metrics.causality(told(0), x, x + 1).leak == 1.0
+    assert metrics.causality(told(2), x, x + 1).reached == pytest.approx(55 / 66)
 
 
 @pytest.mark.parametrize("module", [pixelcnn, pixelrnn])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from runs.files import set_seed
-from zoo import bgan, boundary, core, gan, measure, worlds
+from zoo import bgan, boundary, datasets, gan, metrics, networks
 
 
 @pytest.mark.parametrize("options, message", [
@@ -19,13 +19,13 @@ def test_what_cannot_be_is_refused(options, message):
 
 def test_data_that_are_no_bits_are_refused():
     with pytest.raises(ValueError, match="-1 or 1"):
-        bgan.bits_gan().fit(worlds.bars_and_stripes().patterns.clamp(min=0), steps=1)
+        bgan.bits_gan().fit(datasets.bars_and_stripes().patterns.clamp(min=0), steps=1)
 
 
 def test_a_seed_fixes_a_run_and_samples_are_bits():
     def run(seed):
         set_seed(5)
-        model = bgan.bits_gan().fit(worlds.bars_and_stripes().patterns, steps=3, seed=seed)
+        model = bgan.bits_gan().fit(datasets.bars_and_stripes().patterns, steps=3, seed=seed)
         set_seed(5)
         return model.sample(200)
 
@@ -34,21 +34,21 @@ def test_a_seed_fixes_a_run_and_samples_are_bits():
 
 
 def test_bars_and_stripes_are_thirty_and_as_likely():
-    world = worlds.bars_and_stripes()
+    world = datasets.bars_and_stripes()
     every = 2.0 * torch.cartesian_prod(*[torch.arange(2)] * 16) - 1
     log_p = torch.cat([world.log_prob(x) for x in every.split(4096)])
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-5)
     squares = every[log_p.isfinite()].view(-1, 4, 4)
     assert len(squares) == 30 and torch.equal(world.counts(world.patterns), torch.ones(30).long())
     assert all((x == x[:, :1]).all() or (x == x[:1]).all() for x in squares)
-    assert worlds.bars_and_stripes(3).patterns.shape == (14, 9)
+    assert datasets.bars_and_stripes(3).patterns.shape == (14, 9)
 
 
 def test_one_pattern_is_valid_and_no_coverage():
-    world = worlds.bars_and_stripes()
-    collapsed = measure.pattern_coverage(world.patterns[:1].expand(500, -1), world)
+    world = datasets.bars_and_stripes()
+    collapsed = metrics.pattern_coverage(world.patterns[:1].expand(500, -1), world)
     assert collapsed == (1, 1.0, pytest.approx(math.log(30)))
-    full = measure.pattern_coverage(world.sample(30_000, torch.Generator().manual_seed(0)), world)
+    full = metrics.pattern_coverage(world.sample(30_000, torch.Generator().manual_seed(0)), world)
     assert full.modes == 30 and full.quality == 1 and full.kl < 1e-3
 
 
@@ -112,7 +112,7 @@ def test_d_reads_bits_and_fewer_of_them_turned_over(monkeypatch):
 
 def test_samples_do_not_depend_on_what_is_drawn_with_them():
     set_seed(0)
-    model = bgan.bits_gan().fit(worlds.bars_and_stripes().patterns, steps=3)
+    model = bgan.bits_gan().fit(datasets.bars_and_stripes().patterns, steps=3)
     z = torch.randn(6, model.nz)
     assert not model.generator.training
     assert torch.allclose(model.generator(z)[:2], model.generator(z[:2]), atol=1e-5)
@@ -120,7 +120,7 @@ def test_samples_do_not_depend_on_what_is_drawn_with_them():
 
 def test_the_continuous_form_descends_the_square_of_the_logits():
     set_seed(0)
-    model = bgan.ContinuousBGAN(core.mlp(2, 8, 2), core.mlp(2, 8, 1), 2, batch=4)
+    model = bgan.ContinuousBGAN(networks.mlp(2, 8, 2), networks.mlp(2, 8, 1), 2, batch=4)
     set_seed(1)
     loss = model.generator_loss()
     set_seed(1)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from abp import Config
-from zoo import abp, core, fa, measure, records, vae, worlds
+from zoo import abp, core, datasets, fa, metrics, records, vae
 from zoo.__main__ import main
+from zoo.train import alternate
 
 EXACT = [name for name in core.MODELS if core.home(name, "exact")]
 
@@ -33,7 +34,7 @@ def test_a_check_fails_outside_its_bounds_and_when_its_control_is_inside():
 def test_players_take_their_steps_and_leave_each_others_gradients_alone():
     a, b = (torch.nn.Parameter(torch.tensor(value)) for value in (1.0, 2.0))
     first, second = (torch.optim.SGD([p], 0.1) for p in (a, b))
-    losses = core.alternate((first, lambda: a * b, 2), (second, lambda: -a * b, 1))
+    losses = alternate((first, lambda: a * b, 2), (second, lambda: -a * b, 1))
     # a: 1 - 2 * .1 * 2 = .6, then b: 2 + .1 * .6 = 2.06; losses before the last step of each
     assert torch.allclose(torch.stack([a, b]), torch.tensor([0.6, 2.06]))
     assert losses == pytest.approx([0.8 * 2.0, -0.6 * 2.0])
@@ -41,34 +42,34 @@ def test_players_take_their_steps_and_leave_each_others_gradients_alone():
 
 
 def test_a_mixtures_density_integrates_to_one_and_fits_its_samples():
-    world, grid = worlds.ring(5, 1.0, 0.3), measure.square(3.0, 120)
+    world, grid = datasets.ring(5, 1.0, 0.3), metrics.square(3.0, 120)
     log_p = world.log_prob(grid.z)
     assert grid.log_integral(log_p) == pytest.approx(0, abs=1e-4)
     share = grid.histogram(world.sample(200_000, torch.Generator().manual_seed(0)))
     coarse = (share.view(40, 3, 40, 3).sum((1, 3)), (log_p.exp() * grid.area).view(40, 3, 40, 3).sum((1, 3)))
-    assert measure.total_variation(*coarse) < 0.03
+    assert metrics.total_variation(*coarse) < 0.03
 
 
 def test_coverage_counts_modes_and_finds_a_collapse():
-    world = worlds.grid(5, 1.5, 0.1)
-    full = measure.coverage(world.sample(5000, torch.Generator().manual_seed(0)), world)
+    world = datasets.grid(5, 1.5, 0.1)
+    full = metrics.coverage(world.sample(5000, torch.Generator().manual_seed(0)), world)
     assert full.modes == 25 and full.kl < 0.01
     assert full.quality == pytest.approx(1 - math.exp(-4.5), abs=0.01)     # of a Gaussian within 3 stds
-    collapsed = measure.coverage(world.centres[:1] + 0.1 * torch.randn(500, 2), world)
+    collapsed = metrics.coverage(world.centres[:1] + 0.1 * torch.randn(500, 2), world)
     assert collapsed.modes == 1 and collapsed.kl == pytest.approx(math.log(25))
-    assert measure.coverage(torch.full((500, 2), 9.0), world) == (0, 0.0, math.inf)
+    assert metrics.coverage(torch.full((500, 2), 9.0), world) == (0, 0.0, math.inf)
 
 
 def test_distances_between_images():
     x = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1)
-    assert measure.pair_distance(x) == 2.0
-    assert measure.nearest(x, x) == 0.0
-    assert measure.nearest(x, x, itself=True) == pytest.approx(4 / 3)
-    assert measure.nearest(x, x[2:]) == pytest.approx(5 / 3)
+    assert metrics.pair_distance(x) == 2.0
+    assert metrics.nearest(x, x) == 0.0
+    assert metrics.nearest(x, x, itself=True) == pytest.approx(4 / 3)
+    assert metrics.nearest(x, x[2:]) == pytest.approx(5 / 3)
 
 
 def test_digits_are_split_once_and_for_all():
-    (train, labels), (test, classes) = worlds.digits()
+    (train, labels), (test, classes) = datasets.digits()
     assert train.shape == (1400, 1, 8, 8) and test.shape == (397, 1, 8, 8)
     assert train.min() == 0 and train.max() == 1 and (train * 16 == (train * 16).round()).all()
     assert labels.bincount().min() > 120 and classes.bincount().min() >= 30

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from runs.files import set_seed
-from zoo import fillers, maskgan, worlds
+from zoo import datasets, fillers, maskgan
 from zoo.bars import maskgan as bars
 
 HOLE = torch.tensor([False, True, True, False, True, False])
@@ -16,7 +16,7 @@ def holes(n):
 
 @pytest.fixture
 def strings():
-    return worlds.markov_source(0, 4, 6, 0.3).sample(40, torch.Generator().manual_seed(0))
+    return datasets.markov_source(0, 4, 6, 0.3).sample(40, torch.Generator().manual_seed(0))
 
 
 def model(**options):
@@ -52,7 +52,7 @@ def test_a_hole_in_nothing_is_refused(strings):
 
 def test_a_source_with_impossible_steps_is_refused():
     with pytest.raises(ValueError, match="a probability is 0"):
-        worlds.MarkovSource(torch.ones(2) / 2, torch.eye(2), 5)
+        datasets.MarkovSource(torch.ones(2) / 2, torch.eye(2), 5)
 
 
 def test_a_seed_fixes_a_run(strings):
@@ -126,7 +126,7 @@ def test_likelihood_moves_the_generator_alone_and_leaves_no_dropout(strings):
 
 
 def test_posteriors_look_at_no_missing_token_and_fills_keep_the_known():
-    source = worlds.markov_source(0, 4, 6, 0.3)
+    source = datasets.markov_source(0, 4, 6, 0.3)
     x = source.sample(30, torch.Generator().manual_seed(0))
     others = torch.where(HOLE, (x + 1) % 4, x)
     assert torch.equal(source.posterior(x, holes(30)), source.posterior(others, holes(30)))
@@ -135,7 +135,7 @@ def test_posteriors_look_at_no_missing_token_and_fills_keep_the_known():
 
 
 def test_a_source_draws_as_often_as_it_says():
-    source = worlds.markov_source(0, 2, 3, 1.0)
+    source = datasets.markov_source(0, 2, 3, 1.0)
     x = source.sample(40_000, torch.Generator().manual_seed(0))
     share = torch.bincount((x * torch.tensor([4, 2, 1])).sum(1), minlength=8).double() / len(x)
     every = torch.cartesian_prod(*[torch.arange(2)] * 3)

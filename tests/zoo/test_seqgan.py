@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from runs.files import set_seed
-from zoo import core, seqgan, sheet, strings, views
+from zoo import core, networks, seqgan, sheet, strings, views
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
 from zoo.language_model import Language
 
@@ -109,7 +109,7 @@ def test_an_lstm_has_one_bias_that_is_learned():
     net = Language(4, 5, 6, 6)
     net.fit(DATA, steps=3)
     assert net.lstm.bias_hh_l0.abs().max() == 0 and net.lstm.bias_ih_l0.abs().max() > 0
-    assert net.n_parameters == core.n_parameters(net) - 24
+    assert net.n_parameters == networks.n_parameters(net) - 24
 
 
 def test_fit_keeps_the_weights_that_held_out_strings_like_best():

@@ -10,7 +10,7 @@ from data.draw import draw_set
 from runs.files import read_json
 from runs.options import UserError
 from utils import to_tensor
-from zoo import fa, judge, notes, sheet
+from zoo import classifier, fa, notes, sheet
 
 
 class Copies:
@@ -65,25 +65,25 @@ def test_a_row_is_reused_for_the_same_images_alone(twelve, tmp_path, monkeypatch
 
 def test_kinds_come_from_factors_or_file_names(faces, tmp_path):
     names = [f"{kind}_{k}.jpg" for kind in ("Lion", "tiger") for k in range(3)]
-    assert judge.kinds(tmp_path, names) == ["lion"] * 3 + ["tiger"] * 3
-    assert judge.kinds(tmp_path, names[:4]) is None and judge.kinds(tmp_path, ["1.png", "2.png"]) is None
+    assert classifier.kinds(tmp_path, names) == ["lion"] * 3 + ["tiger"] * 3
+    assert classifier.kinds(tmp_path, names[:4]) is None and classifier.kinds(tmp_path, ["1.png", "2.png"]) is None
     rows = [f"face_{k},{k / 3},0" for k in range(4)]
     (tmp_path / "factors.csv").write_text("\n".join(["name,lion,turn", *rows]))
-    assert judge.kinds(tmp_path, [f"face_{k}.png" for k in range(4)]) == ["tiger", "tiger", "lion", "lion"]
+    assert classifier.kinds(tmp_path, [f"face_{k}.png" for k in range(4)]) == ["tiger", "tiger", "lion", "lion"]
 
 
 def test_a_judge_tells_tigers_from_lions_and_knows_what_it_cannot_tell():
     drawn = list(draw_set(n=24, size=32))
     images = torch.stack([to_tensor(image) for _, image in drawn])
     known = ["lion" if face.lion > 0.5 else "tiger" for face, _ in drawn]
-    one = judge.Judge(images[3::4], known[3::4])
+    one = classifier.Judge(images[3::4], known[3::4])
     assert one.right(images, known) > 0.9
     verdict = one.verdict(images)
     assert verdict.rarest == pytest.approx(0.5, abs=0.1) and 0.8 < verdict.confidence <= 1
     assert one.verdict(images[:1].expand(7, -1, -1, -1)).rarest == 0
     swapped = [known[-1 - k] for k in range(24)]                 # sorted by kind: the last are the others
     assert one.right(images, swapped) < 0.1
-    assert judge.Judge(images, known).verdict(2 * images - 3).rarest == verdict.rarest    # not by brightness
+    assert classifier.Judge(images, known).verdict(2 * images - 3).rarest == verdict.rarest    # not by brightness
 
 
 class Filler:

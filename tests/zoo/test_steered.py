@@ -4,7 +4,7 @@ import torch
 
 from runs.files import set_seed
 from utils import to_side
-from zoo import began, codes, core, ppgn
+from zoo import began, codes, core, networks, ppgn
 from zoo.bars import ppgn as bars
 
 
@@ -65,7 +65,7 @@ def test_a_short_run_on_images_makes_and_explains_images(images):
 def steered():
     """The variants of PPGN on 40 items of 12 numbers, taught for a moment."""
     set_seed(0)
-    return ppgn.variants(codes.Codes(torch.randn(40, 12), d=3, steps=2), core.mlp(12, 8, 4))
+    return ppgn.variants(codes.Codes(torch.randn(40, 12), d=3, steps=2), networks.mlp(12, 8, 4))
 
 
 def test_every_variant_draws_items_and_a_seed_fixes_them(steered):

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from runs.files import set_seed
-from zoo import core, measure, worlds
+from zoo import datasets, metrics
 from zoo.began import BEGAN, digit_began
 from zoo.core import Check
+from zoo.train import alternate
 
 GAMMAS = (0.3, 0.5, 0.7)          # diversity ratios that bench compares
 N_DRAWN = 2000                    # samples that are measured
@@ -86,7 +87,7 @@ def _gradients():
         set_seed(2)
         if careful:
             still = [torch.optim.SGD(net.parameters(), 0.0) for net in (model.autoencoder, model.generator)]
-            core.alternate((still[0], lambda: model.discriminator_loss(x), 1),
+            alternate((still[0], lambda: model.discriminator_loss(x), 1),
                            (still[1], model.generator_loss, 1))
         else:
             model.discriminator_loss(x).backward()
@@ -109,7 +110,7 @@ def _gradients():
 
 def bench(seed=0, steps=6000):
     """Digits: whether the controller holds gamma, what gamma is worth, and whether all classes come."""
-    (train, _), (test, labels) = worlds.digits()
+    (train, _), (test, labels) = datasets.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
 
     def run(gamma, **options):
@@ -127,13 +128,13 @@ def bench(seed=0, steps=6000):
 
     models, free = {gamma: run(gamma) for gamma in GAMMAS}, run(GAMMAS[-1], rate=0.0)
     drawn = {gamma: model.sample(N_DRAWN) for gamma, model in models.items()}
-    spread = {gamma: measure.pair_distance(x) / measure.pair_distance(test) for gamma, x in drawn.items()}
+    spread = {gamma: metrics.pair_distance(x) / metrics.pair_distance(test) for gamma, x in drawn.items()}
     loose = free.sample(N_DRAWN)
-    spread_loose = measure.pair_distance(loose) / measure.pair_distance(test)
+    spread_loose = metrics.pair_distance(loose) / metrics.pair_distance(test)
     last = drawn[GAMMAS[-1]]
 
     def n_classes(x):
-        return (measure.class_shares(x, test, labels) >= 0.02).sum().item()
+        return (metrics.class_shares(x, test, labels) >= 0.02).sum().item()
 
     checks, away = [], "chosen beforehand"
     for gamma, model in models.items():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from runs.files import set_seed
-from zoo import core, gan, measure, worlds
+from zoo import datasets, gan, metrics, networks
 from zoo.bgan import BGAN, ContinuousBGAN, bits_gan, draw
 from zoo.boundary import (
     DIVERGENCES,
@@ -17,7 +17,8 @@ from zoo.boundary import (
     squared_loss,
     weights,
 )
-from zoo.core import Check, alternate
+from zoo.core import Check
+from zoo.train import alternate
 
 SAMPLES = 3000                   # that measure coverage
 
@@ -194,7 +195,7 @@ def bench(seed=0):
 
 
 def _bars(seed, steps=2500):
-    world = worlds.bars_and_stripes()
+    world = datasets.bars_and_stripes()
 
     def run(steps=steps, learns=True, **options):
         set_seed(seed)
@@ -203,7 +204,7 @@ def _bars(seed, steps=2500):
         return model.fit(world.patterns, steps=steps, seed=seed)
 
     def covered(model):
-        return measure.pattern_coverage(model.sample(SAMPLES), world)
+        return metrics.pattern_coverage(model.sample(SAMPLES), world)
 
     model, uniform = run(), covered(run(steps // 5, form="uniform"))
     got = covered(model)
@@ -231,20 +232,20 @@ def _bars(seed, steps=2500):
 
 
 def _ring(seed, steps=5000):
-    world = worlds.ring()
+    world = datasets.ring()
     set_seed(seed)
     train = world.sample(10_000)
 
     def run(steps=steps, **options):
         set_seed(seed)
-        model = ContinuousBGAN(core.mlp(8, 128, 128, 2), core.mlp(2, 128, 128, 1), 8, lr=1e-3, **options)
-        return measure.coverage(model.fit(train, steps=steps, seed=seed).sample(SAMPLES), world)
+        model = ContinuousBGAN(networks.mlp(8, 128, 128, 2), networks.mlp(2, 128, 128, 1), 8, lr=1e-3, **options)
+        return metrics.coverage(model.fit(train, steps=steps, seed=seed).sample(SAMPLES), world)
 
-    gauss = measure.one_gaussian(train, SAMPLES)
+    gauss = metrics.one_gaussian(train, SAMPLES)
     got, greedy = run(), run(steps // 5, k=5)
     source, broken = "as for the GAN; the truth has 8, .989, 0", "k = 5, as many steps of D"
     return [Check("ring, continuous form: modes of 8", got.modes, 8, 8, source, {broken: greedy.modes}),
             Check("ring, continuous form: points within 3 sd", got.quality, 0.85, 1, source,
-                  {"one Gaussian": measure.coverage(gauss, world).quality}),
+                  {"one Gaussian": metrics.coverage(gauss, world).quality}),
             Check("ring, continuous form: KL of the modes [nats]", got.kl, hi=0.02, source=source,
                   controls={broken: greedy.kl})]

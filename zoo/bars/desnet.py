@@ -6,7 +6,7 @@ from abp import ROOT
 from inference.samplers import langevin, mala
 from runs.files import set_seed
 from utils import load_img_tensors
-from zoo import measure, worlds
+from zoo import datasets, metrics
 from zoo.core import Check
 from zoo.desnet import DesNet, ImageNet, Linear, animals, image_model, mean_colour, point_net, ring_model
 
@@ -54,7 +54,7 @@ def _gaussian():
 def _gradient():
     """The gradient of step (2), its chains replaced by exact draws, against that of -log p by a grid."""
     set_seed(1)
-    world, grid = worlds.ring(radius=1.0, sd=0.15), measure.square(4.0, 201)
+    world, grid = datasets.ring(radius=1.0, sd=0.15), metrics.square(4.0, 201)
     model, real = DesNet(point_net(16).double(), 1.0, 0.1, 20), world.sample(2000).double()
     weights = list(model.net.parameters())
     with torch.no_grad():
@@ -101,14 +101,14 @@ def bench(seed=0):
 
 def nll(model, x, half=3.0, cells=301):
     """-log p of points x (n, 2) in nats, on average, with log Z by the midpoint rule over a square."""
-    grid = measure.square(half, cells)
+    grid = metrics.square(half, cells)
     with torch.no_grad():
         log_z = grid.log_integral(-model.energy(grid.z.float()).double())
         return (model.energy(x).double().mean() + log_z).item()
 
 
 def _ring(seed):
-    world = worlds.ring(radius=1.0, sd=0.15)
+    world = datasets.ring(radius=1.0, sd=0.15)
     set_seed(seed)
     train, test = world.sample(10_000), world.sample(20_000)
     model = ring_model(seed).fit(train, steps=1500, seed=seed)
@@ -116,8 +116,8 @@ def _ring(seed):
     still = ring_model(seed, n_steps=0).fit(train, steps=1500, seed=seed)
     turned = ring_model(seed)
     turned.net = lambda y: -model.net(y)
-    got, unmoved = (measure.coverage(each.sample(2500), world) for each in (model, still))
-    elsewhere = measure.coverage(turned.synthesise(torch.randn(2500, 2), 200), world)
+    got, unmoved = (metrics.coverage(each.sample(2500), world) for each in (model, still))
+    elsewhere = metrics.coverage(turned.synthesise(torch.randn(2500, 2), 200), world)
     return [
         Check("ring: -log p on held-out points [nats]", nll(model, test), -world.log_prob(test).mean().item(),
               1.45, "from the truth's; the best Gaussian has 2.19",

@@ -5,8 +5,8 @@ import torch
 
 from evaluation.linear import Linear, fit_fa, fit_pca, log_normal
 from zoo.core import Check
+from zoo.datasets import digits
 from zoo.fa import Factors
-from zoo.worlds import digits
 
 DIMENSIONS = range(2, 9)           # tried where the true number of factors is to be found
 WORLD, SHAPE = 5, (1, 8, 8)        # true factors, and the shape of an item, of the world with known factors

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from runs.files import set_seed
-from zoo import core, measure, worlds
+from zoo import datasets, metrics, networks
 from zoo.core import Check
 from zoo.gan import GAN, generator_loss, points_gan, value
+from zoo.train import alternate
 
 SAMPLES = 2500                   # points that measure coverage
 
@@ -59,7 +60,7 @@ def _best_value():
 def _density_ratio():
     """A trained D tells log p/q of N(1, 1) and N(-1/2, 1), which is 3x/2 - 3/8, where both have mass."""
     set_seed(0)
-    net, x = core.mlp(1, 32, 32, 1), torch.linspace(-2, 2.5, 91)[:, None]
+    net, x = networks.mlp(1, 32, 32, 1), torch.linspace(-2, 2.5, 91)[:, None]
     truth = 1.5 * x - 0.375
 
     def error():
@@ -68,7 +69,7 @@ def _density_ratio():
 
     untrained = error()
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    core.alternate((optimizer, lambda: -value(net(torch.randn(512, 1) + 1), net(torch.randn(512, 1) - 0.5)),
+    alternate((optimizer, lambda: -value(net(torch.randn(512, 1) + 1), net(torch.randn(512, 1) - 0.5)),
                     1000))
     return Check("RMS of logit - log p/q, N(1, 1) against N(-1/2, 1) [nats]", error(), hi=0.25,
                  source="Goodfellow et al. 2014, Proposition 1", controls={"untrained D": untrained})
@@ -78,7 +79,7 @@ def _game():
     """Five rounds against a generator that stands still: D must move as gradient steps by hand move it."""
     def play(alternate):
         set_seed(3)
-        model, real = GAN(_Point(), core.mlp(2, 16, 16, 1), 2), torch.randn(64, 2)
+        model, real = GAN(_Point(), networks.mlp(2, 16, 16, 1), 2), torch.randn(64, 2)
         opt_d, opt_g = (torch.optim.SGD(net.parameters(), lr)
                         for net, lr in ((model.discriminator, 0.1), (model.generator, 0.0)))
         for _ in range(5):
@@ -102,7 +103,7 @@ def _game():
     def off(alternate):
         return (play(alternate) - play(by_hand)).abs().max().item()
 
-    return Check("largest weight of D off steps by hand, 5 rounds", off(core.alternate), hi=1e-6,
+    return Check("largest weight of D off steps by hand, 5 rounds", off(alternate), hi=1e-6,
                  source="Goodfellow et al. 2014, Algorithm 1",
                  controls={"G's gradient stays in D": off(careless)})
 
@@ -126,7 +127,7 @@ def bench(seed=0):
 
 
 def _ring(seed, steps=8000):
-    world = worlds.ring()
+    world = datasets.ring()
     set_seed(seed)
     train, test = world.sample(10_000), world.sample(SAMPLES)
 
@@ -138,38 +139,38 @@ def _ring(seed, steps=8000):
 
     models = {"non-saturating": run(), "minimax": run(saturating=True), "pack 2": run(pack=2)}
     drawn = {name: model.sample(SAMPLES) for name, model in models.items()}
-    greedy = measure.coverage(run(steps // 5, k=5).sample(SAMPLES), world)
-    gauss = measure.one_gaussian(train, SAMPLES)
+    greedy = metrics.coverage(run(steps // 5, k=5).sample(SAMPLES), world)
+    gauss = metrics.one_gaussian(train, SAMPLES)
     source = "chosen on seeds 0 to 2; the truth has 8, .989, 0"
     checks = []
     for name, x in drawn.items():
-        got = measure.coverage(x, world)
+        got = metrics.coverage(x, world)
         checks += [
             Check(f"ring, {name}: modes of 8", got.modes, 8, 8, source,
                   {"k = 5, as many steps of D": greedy.modes}),
             Check(f"ring, {name}: points within 3 sd", got.quality, 0.85, 1, source,
-                  {"one Gaussian": measure.coverage(gauss, world).quality}),
+                  {"one Gaussian": metrics.coverage(gauss, world).quality}),
             Check(f"ring, {name}: KL of the modes [nats]", got.kl, hi=0.02, source=source,
                   controls={"k = 5, as many steps of D": greedy.kl})]
     points, still = drawn["non-saturating"], run(500, learns=False)
     with torch.no_grad():
-        told, of_still = (measure.accuracy(model.logits(test), model.logits(model.sample(SAMPLES)))
+        told, of_still = (metrics.accuracy(model.logits(test), model.logits(model.sample(SAMPLES)))
                           for model in (models["non-saturating"], still))
     return checks + [
         Check("ring: accuracy of D, held-out against generated", told, 0.48, 0.75,
               "1/2 at the equilibrium, less two standard errors", {"G that does not learn": of_still}),
-        Check("ring: accuracy of a new D, held-out against generated", measure.tell_apart(test, points),
-              hi=0.8, source="chosen beforehand", controls={"one Gaussian": measure.tell_apart(test, gauss)})]
+        Check("ring: accuracy of a new D, held-out against generated", metrics.tell_apart(test, points),
+              hi=0.8, source="chosen beforehand", controls={"one Gaussian": metrics.tell_apart(test, gauss)})]
 
 
 def _digits(seed):
-    (train, _), (test, labels) = worlds.digits()
+    (train, _), (test, labels) = datasets.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
     set_seed(seed)
-    model = GAN(core.mlp(16, 128, 128, 64), core.mlp(64, 128, 128, 1), 16, r1=0.1, lr=5e-4)
+    model = GAN(networks.mlp(16, 128, 128, 64), networks.mlp(64, 128, 128, 1), 16, r1=0.1, lr=5e-4)
     model.fit(train, steps=6000, seed=seed)
     apart = train[torch.randint(len(train), (SAMPLES, 64)), torch.arange(64)]        # pixel by pixel
-    share, *broken = (measure.class_shares(x, test, labels).min().item()
+    share, *broken = (metrics.class_shares(x, test, labels).min().item()
                       for x in (model.sample(SAMPLES), model.sample(1), apart))
     return Check("digits: share of the rarest of 10 classes", share, 0.05, 0.1,
                  "judged by the 3 nearest held-out digits; at 0.02 pixels by themselves would pass",

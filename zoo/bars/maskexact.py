@@ -1,6 +1,6 @@
 """What MaskGAN is held to whatever it has learned: values by hand, and sums over all strings.
 
-Equations are those of zoo/maskgan.py; the truth, of worlds.MarkovSource. What it learns: zoo/bars/maskgan.py.
+Equations are those of zoo/maskgan.py; the truth, of datasets.MarkovSource. What it learns: zoo/bars/maskgan.py.
 """
 import itertools
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runs.files import set_seed
-from zoo import fillers, maskgan, measure, worlds
+from zoo import datasets, fillers, maskgan, metrics
 from zoo.core import Check
 
 SOURCE = "Fedus, Goodfellow and Dai 2018"
@@ -105,7 +105,7 @@ def _leaks():
             said = net(images.flatten(1), torch.ones(len(images), 6, dtype=torch.bool))
             return said.transpose(1, 2)[:, None, :, None]
 
-        return measure.causality(outputs, x, (x + 1) % 4)
+        return metrics.causality(outputs, x, (x + 1) % 4)
 
     found, source = moves(reader()), "0; the answers are hidden before anything reads them"
     return [
@@ -127,7 +127,7 @@ class _Apart(fillers.Reader):
 
 def _small():
     """A source of 3 tokens, all 243 strings of 5 with log p, and a hole in the middle of each."""
-    source = worlds.markov_source(1, 3, 5, 0.5)
+    source = datasets.markov_source(1, 3, 5, 0.5)
     every = torch.tensor(list(itertools.product(range(3), repeat=5)))
     return source, every, torch.tensor([False, True, True, False, True]).expand(243, 5)
 
@@ -144,7 +144,7 @@ def _forward_backward():
     steps, blind = source.posterior(every, missing), source.posterior(every, left)
 
     def fills(steps):
-        chosen = worlds.conditionals(steps, every).gather(2, every.unsqueeze(2)).squeeze(2)
+        chosen = datasets.conditionals(steps, every).gather(2, every.unsqueeze(2)).squeeze(2)
         return ((chosen * missing).sum(1) - share.diagonal().log()).abs().max().item()
 
     def off(values, truth):
@@ -153,13 +153,13 @@ def _forward_backward():
     entropy = torch.special.entr(share).sum(1)
     source = "sums over all strings; Rabiner 1989"
     return [
-        Check("forward-backward: largest error of a marginal", off(worlds.marginals(steps), by_sum), hi=1e-9,
-              source=source, controls={"right context ignored": off(worlds.marginals(blind), by_sum)}),
+        Check("forward-backward: largest error of a marginal", off(datasets.marginals(steps), by_sum), hi=1e-9,
+              source=source, controls={"right context ignored": off(datasets.marginals(blind), by_sum)}),
         Check("forward-backward: largest error of log p of a fill [nats]", fills(steps), hi=1e-9,
               source=source, controls={"right context ignored": fills(blind)}),
         Check("forward-backward: largest error of the entropy of fills [nats]",
-              off(worlds.fill_entropy(steps), entropy), hi=1e-9, source=source,
-              controls={"right context ignored": off(worlds.fill_entropy(blind), entropy)})]
+              off(datasets.fill_entropy(steps), entropy), hi=1e-9, source=source,
+              controls={"right context ignored": off(datasets.fill_entropy(blind), entropy)})]
 
 
 def _tiny():
@@ -186,7 +186,7 @@ def _tiny():
 
     drawn = model.generator.fill(fills[:1].expand(n, 5), hole.expand(n, 5))
     ideal = fills[torch.multinomial(p, n, replacement=True)]
-    off = [measure.total_variation(p, frequencies(x)) for x in (drawn, ideal, forced(fills[:1]))]
+    off = [metrics.total_variation(p, frequencies(x)) for x in (drawn, ideal, forced(fills[:1]))]
     return [
         Check("log of the sum of p over all 27 fills [nats]", p.sum().log().item(), -1e-5, 1e-5, "0",
               {"known tokens counted too": log_p.sum(1).exp().sum().log().item()}),

@@ -1,6 +1,6 @@
 """What MaskGAN learns of a source of which every posterior is known.
 
-Equations are those of zoo/maskgan.py; the truth, of worlds.MarkovSource.
+Equations are those of zoo/maskgan.py; the truth, of datasets.MarkovSource.
 """
 import copy
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from runs.files import set_seed
-from zoo import maskgan, worlds
+from zoo import datasets, maskgan
 from zoo.bars.maskexact import exact
 from zoo.core import Check
 
@@ -23,7 +23,7 @@ ONWARDS = torch.arange(T) >= 5   # what is hidden from those that read from the 
 
 class Truth(NamedTuple):
     """A source, strings of it, and what is known of the holes of the test strings."""
-    source: worlds.MarkovSource
+    source: datasets.MarkovSource
     train: torch.Tensor          # (N_TRAIN, T)
     test: torch.Tensor           # (N_TEST, T)
     steps: torch.Tensor          # the posterior, (N_TEST, T, V, V)
@@ -43,7 +43,7 @@ def holes(n):
 
 def make_truth(seed):
     """A source of 20 tokens, rows from Dirichlet(.1), and its strings."""
-    source, generator = worlds.markov_source(seed, V, T, 0.1), torch.Generator().manual_seed(seed)
+    source, generator = datasets.markov_source(seed, V, T, 0.1), torch.Generator().manual_seed(seed)
     train, test = source.sample(N_TRAIN, generator), source.sample(N_TEST, generator)
     return Truth(source, train, test, source.posterior(test, holes(N_TEST)))
 
@@ -65,7 +65,7 @@ def judge_fills(truth, x, log_g):
     KL is the sum over places of that from G to the posterior, both given what G drew before: unbiased for the
     KL of whole fills, and exact at each place.
     """
-    log_g, log_p = log_g.double()[:, HOLE], worlds.conditionals(truth.steps, x)
+    log_g, log_p = log_g.double()[:, HOLE], datasets.conditionals(truth.steps, x)
     return Fills((log_g.exp() * (log_g - log_p[:, HOLE])).sum((1, 2)).mean().item(), -nll(log_p, x),
                  torch.special.entr(log_g.exp()).sum(2).mean().item(), different(x))
 
@@ -97,7 +97,7 @@ def told(model, x, drawn):
 def evidence(truth, model, x):
     """log of posterior over G of what the best D has read, at each missing token of strings (n, T): flat."""
     log_p, log_g = (table.gather(2, x.unsqueeze(2)).squeeze(2)[:, HOLE] for table in (
-        worlds.conditionals(truth.steps, x), model.generator(x, holes(len(x))).log_softmax(2)))
+        datasets.conditionals(truth.steps, x), model.generator(x, holes(len(x))).log_softmax(2)))
     return (log_p - log_g).cumsum(1).flatten()
 
 
@@ -151,8 +151,8 @@ def bench(seed=0, steps=2600, left_steps=500, warm=1200, rounds=250):
 def _likelihood(truth, filler, left):
     """Teacher-forced: -log G of the true tokens given the true ones before, less what is possible."""
     x = truth.test
-    bayes = nll(worlds.conditionals(truth.steps, x), x)
-    from_left = nll(worlds.conditionals(truth.source.posterior(x, ONWARDS.expand(N_TEST, T)), x), x)
+    bayes = nll(datasets.conditionals(truth.steps, x), x)
+    from_left = nll(datasets.conditionals(truth.source.posterior(x, ONWARDS.expand(N_TEST, T)), x), x)
     mle, by_left = (nll(net(x, hidden.expand(N_TEST, T)).log_softmax(2), x)
                     for net, hidden in ((filler, HOLE), (left, ONWARDS)))
     unigram = (torch.bincount(truth.train.flatten()) / truth.train.numel()).log().expand(N_TEST, T, V)
@@ -208,7 +208,7 @@ def _fills(truth, game, mle, cold, again, of_left):
               source=source, controls={"MaskMLE again": again.log_p - mle.log_p}),
         Check("MaskMLE at temperature .8: log p of a token less MaskMLE's [nats]", cold.log_p - mle.log_p,
               0.03, source=f"as MaskGAN; MaskMLE itself {mle.log_p:.2f}, fills from the posterior "
-              f"{-worlds.fill_entropy(truth.steps).mean() / HOLE.sum():.2f}",
+              f"{-datasets.fill_entropy(truth.steps).mean() / HOLE.sum():.2f}",
               controls={"MaskMLE again": again.log_p - mle.log_p}),
         Check("MaskGAN: entropy of a drawn token less MaskMLE's [nats]", game.entropy - mle.entropy, -0.15,
               source=source, controls={"MaskMLE at temperature .8": cold.entropy - mle.entropy}),

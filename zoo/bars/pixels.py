@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from runs.files import set_seed
-from zoo import core, measure, worlds
+from zoo import datasets, metrics
 from zoo.core import Check
-from zoo.autoregressive import MaskedConv2d
+from zoo.pixels import MaskedConv2d
+from zoo.train import alternate
 
 N_DRAWS = 500                    # digits that a model draws for its bars
 
@@ -22,10 +23,10 @@ N_DRAWS = 500                    # digits that a model draws for its bars
 # ------------------------------------------------------------------------------------------------------ exact
 
 def probe(net, shape):
-    """measure.causality of the logits of a net, at a random image (c, h, w)."""
+    """metrics.causality of the logits of a net, at a random image (c, h, w)."""
     x = torch.randint(net.levels, shape)
     changed = (x + 1 + torch.randint(net.levels - 1, shape)) % net.levels
-    return measure.causality(net.double().eval(), x, changed)
+    return metrics.causality(net.double().eval(), x, changed)
 
 
 def reach(side, layers):
@@ -110,7 +111,7 @@ def _within(found):
     d = len(found.moves) // 3
     own = found.moves.view(d, 3, d, 3).diagonal(dim1=0, dim2=2)             # (changed, moved, pixel)
     first, later = torch.triu_indices(3, 3, 1)
-    return (own[first, later] > measure.LEAST_MOVE).double().mean().item()
+    return (own[first, later] > metrics.LEAST_MOVE).double().mean().item()
 
 
 def _small(name, built, leak):
@@ -132,7 +133,7 @@ def _small(name, built, leak):
     p, other = (model.log_prob(every).double().exp() for model in (net, built((1, 3, 3), 2)))
 
     def off(x, p=p):
-        return measure.total_variation(p, frequencies(x))
+        return metrics.total_variation(p, frequencies(x))
 
     ideal = every[torch.multinomial(p, n, replacement=True)]
     by_columns = net.sample(n, [(i, j) for j in range(3) for i in range(3)])
@@ -148,8 +149,8 @@ def _small(name, built, leak):
 # ------------------------------------------------------------------------------------------------------ bench
 
 def digits():
-    """worlds.digits as levels: train (1400, 1, 8, 8) and test (397, 1, 8, 8), int64, and test's classes."""
-    (train, _), (test, classes) = worlds.digits()
+    """datasets.digits as levels: train (1400, 1, 8, 8) and test (397, 1, 8, 8), int64, and test's classes."""
+    (train, _), (test, classes) = datasets.digits()
     return (16 * train).round().long(), (16 * test).round().long(), classes
 
 
@@ -175,7 +176,7 @@ def linear(train, x, steps=400):
         logits = F.linear(levels / 16, net.weight * before, net.bias).unflatten(1, (64, 17))
         return logits.log_softmax(2).gather(2, levels.unsqueeze(2)).sum((1, 2))
 
-    core.alternate((optimizer, lambda: -log_prob(train[torch.randint(len(train), (256,))]).mean(), steps))
+    alternate((optimizer, lambda: -log_prob(train[torch.randint(len(train), (256,))]).mean(), steps))
     with torch.no_grad():
         return log_prob(x)
 
@@ -202,10 +203,10 @@ def digit_checks(name, make, steps, best, seed):
     apart = train.flatten(1)[torch.randint(len(train), (N_DRAWS, 64)), torch.arange(64)].view(-1, 1, 8, 8)
 
     def shares(x):
-        return measure.class_shares(x.flatten(1).float(), test.flatten(1).float(), classes)
+        return metrics.class_shares(x.flatten(1).float(), test.flatten(1).float(), classes)
 
     def imbalance(x):
-        return measure.total_variation(shares(x), shares(train))
+        return metrics.total_variation(shares(x), shares(train))
 
     one = drawn[:1].expand(N_DRAWS, -1, -1, -1)
     ratio, other = (model.log_prob(x).mean().item() / log_p.mean().item() for x in (drawn, apart))

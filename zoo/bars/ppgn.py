@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from data.draw import draw_set
 from inference.samplers import TARGET_GRADIENT, mala
 from utils import to_tensor
-from zoo import abp, measure, worlds
+from zoo import abp, datasets, metrics
 from zoo.codes import Codes, fit_classifier, fit_denoiser
-from zoo.core import Check, mlp
+from zoo.core import Check
+from zoo.networks import mlp
 from zoo.ppgn import PPGN, Rates, face_classifier, gradient, langevin_rates, log_class, update, variants
 
 # ------------------------------------------------------------------------------------------------------ exact
@@ -32,8 +33,8 @@ def _gaussian(v=1.7, s=0.6):
 
 def _mixture(s=0.5):
     """A denoiser of three Gaussians in the plane against the score of the smoothed mixture, at its draws."""
-    world = worlds.ring(3, 1.5, 0.2)
-    smooth = worlds.Mixture(world.centres, math.hypot(world.sd, s))
+    world = datasets.ring(3, 1.5, 0.2)
+    smooth = datasets.Mixture(world.centres, math.hypot(world.sd, s))
     net = mlp(2, 64, 64, 2, activation=nn.Tanh)
     x = smooth.sample(4000)
 
@@ -113,7 +114,7 @@ def _faces(seed, n=1000, burn=100, kept=60):
     for k, net in enumerate((steering, judge)):
         fit_classifier(net, *new_faces(200, 3 * seed + 1 + k), steps=300)
     model = abp.Alternating(abp.settings(16, seed, width=4, hidden=64, n_epochs=120), x)
-    grid, start = measure.square(4.0, 15), torch.randn(n, 2)
+    grid, start = metrics.square(4.0, 15), torch.randn(n, 2)
 
     def log_c(z, y):
         return log_class(steering(model.net(z)), y)
@@ -126,7 +127,7 @@ def _faces(seed, n=1000, burn=100, kept=60):
         return grid.masses(lambda z: -torch.cat([energy(part.float(), y) for part in z.split(2000)]).double())
 
     def distance(states, mass):
-        return measure.total_variation(grid.histogram(states), mass)
+        return metrics.total_variation(grid.histogram(states), mass)
 
     def walk(rates, y, burn, kept):
         z, states = start[:n // 4], []
@@ -177,7 +178,7 @@ def digit_judge():
 
 def _digits(seed, n=200):
     """n chains for each digit. C saw one half of the training digits and the judge the other."""
-    (train, labels), (test, classes) = worlds.digits()
+    (train, labels), (test, classes) = datasets.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
     half = len(train) // 2
     steering = fit_classifier(mlp(64, 128, 10), train[:half], labels[:half])
@@ -190,13 +191,13 @@ def _digits(seed, n=200):
     real = [test[classes == y] for y in range(10)]
 
     def near(x, y):
-        return measure.nearest(x[:, None, None], real[y][:, None, None])
+        return metrics.nearest(x[:, None, None], real[y][:, None, None])
 
     accuracy, spread, away = {}, {}, {}
     for name, model in models.items():
         kinds = list(enumerate(model.sample(10 * n, torch.arange(10).repeat_interleave(n)).split(n)))
         accuracy[name] = min((judge(x).argmax(1) == y).double().mean().item() for y, x in kinds)
-        spread[name] = min(measure.pair_distance(x) / measure.pair_distance(real[y]) for y, x in kinds)
+        spread[name] = min(metrics.pair_distance(x) / metrics.pair_distance(real[y]) for y, x in kinds)
         away[name] = max(near(x, y) / near(train[labels == y], y) for y, x in kinds)
     others = f"DGN-AM {accuracy['DGN-AM']:.2f}, PPGN-x {accuracy['PPGN-x']:.2f}"
     return [check for name in ("PPGN-h", "Joint", "noiseless") for check in (

@@ -17,8 +17,8 @@ from inference.posterior import Posterior, frozen
 from inference.samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_mh, smmala
 from models import GenNet
 from zoo.core import Check
-from zoo.measure import square, total_variation
-from zoo.worlds import Mixture
+from zoo.datasets import Mixture
+from zoo.metrics import square, total_variation
 
 STEPS = (0.5, 1.0, 1.5)
 N_CHAINS, BURN, KEPT = 30_000, 40, 50          # on N(0, 1)

@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from runs.files import set_seed
-from zoo import measure, strings
+from zoo import metrics, strings
 from zoo.core import Check
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
 from zoo.language_model import Language
@@ -78,7 +78,7 @@ def _normalised(g, every):
 
     def off(y, temperature=1.0):
         counts = torch.bincount((y * torch.tensor([9, 3, 1])).sum(1), minlength=27)
-        return measure.total_variation(g.log_prob(every, temperature).exp(), counts / len(y))
+        return metrics.total_variation(g.log_prob(every, temperature).exp(), counts / len(y))
 
     n = 20_000
     drawn, cold = g.sample(n), g.sample(n, COLD)
@@ -226,7 +226,7 @@ def bench(seed=0, n=20_000, steps=200):
     fall = {name: other.oracle - start.oracle for name, other in blind.items()}
     drawn = model.sample(len(test))
     with torch.no_grad():
-        told, by_new = (measure.accuracy(d(test), d(drawn))
+        told, by_new = (metrics.accuracy(d(test), d(drawn))
                         for d in (model.discriminator.eval(), Discriminator(world.vocabulary).eval()))
     caccia = "Caccia et al. 2020: a lower temperature does what SeqGAN does, and more of it"
     return [

@@ -12,9 +12,9 @@ from evaluation.reconstruction import errors
 from utils import load_img_tensors, to_side, to_tensor
 from zoo import abp
 from zoo.core import Check
-from zoo.measure import dense
+from zoo.datasets import digits
+from zoo.metrics import dense
 from zoo.vae import VAE, Decoder, K, cosine, digit_vae, fit, fit_images, image_vae, linear_vae
-from zoo.worlds import digits
 
 # ------------------------------------------------------------------------------------------------------ exact
 

@@ -12,7 +12,8 @@ from evaluation.density import Joint
 from evaluation.needles import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from inference.posterior import squared_distances
-from zoo.core import alternate, mlp
+from zoo.networks import mlp
+from zoo.train import alternate
 
 REACH = 3.0                      # stds of its mode within which a point of a mixture is a good one
 LEAST_MOVE = 1e-13               # of an output, in float64, above what rounding may do
@@ -26,7 +27,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(x, world, least=0.01):
-    """Coverage of a `worlds.Mixture` by points x (n, d).
+    """Coverage of a `datasets.Mixture` by points x (n, d).
 
     A good point is within REACH stds of its nearest centre, and a mode counts if it has at least `least` of
     all points as good ones: a single stray point discovers nothing.
@@ -45,7 +46,7 @@ def _coverage(counts, n, least):
 
 
 def pattern_coverage(x, world, least=0.1):
-    """Coverage of `worlds.Patterns` by items x (n, d), good if they are a pattern, bit for bit.
+    """Coverage of `datasets.Patterns` by items x (n, d), good if they are a pattern, bit for bit.
 
     A pattern counts as a mode if it is at least `least` times 1 / K of all items.
     """
