@@ -69,7 +69,6 @@ class PixelModel(nn.Module):
         self.head = nn.Sequential(
             nn.ReLU(), MaskedConv2d(wide, wide, (1, 1), "B"),
             nn.ReLU(), MaskedConv2d(wide, colours_of(c * levels, c), (1, 1), "B"))
-        self.history = []        # mean -log p of a batch in each step of fit, nats
 
     @property
     def n_parameters(self):
@@ -101,7 +100,7 @@ class PixelModel(nn.Module):
             return -self.log_probs(x[torch.randint(len(x), (batch,))]).flatten(1).sum(1).mean()
 
         self.train()                           # the clipping acts on a few early steps only
-        self.history += descend(self.parameters(), loss, steps, lr, clip=50.0)
+        descend(self.parameters(), loss, steps, lr, clip=50.0)
         return self.eval()
 
     @torch.no_grad()
@@ -128,8 +127,7 @@ class Thumbnails:
 
     def __init__(self, model, shape, levels):
         self.model, self.shape, self.levels = model, shape, levels
-        self.n_parameters, self.history = model.n_parameters, model.history
-        self.view = views.name(shape, levels)
+        self.n_parameters, self.view = model.n_parameters, views.name(shape, levels)
 
     def encode(self, images):
         """Images (n, 3, S, S) in [-1, 1] -> levels (n, *model.shape)."""

@@ -1,12 +1,14 @@
-"""Nets that read a string with holes in it, and fill them: all three of MaskGAN's are such.
+"""Networks that read a string with missing tokens and fill it in: those of MaskGAN.
 
-    memory = LSTM(m(x)),    h_t = LSTM(x_<t) or LSTM(x_<=t), begun where the encoder ended
-    attention_t = softmax(h_t' W memory),    tanh(M [attention_t memory, h_t]) -> what is said at t
+    memory = LSTM(m(x)),   h_t = LSTM(x_<t) or LSTM(x_<=t), started in the encoder's last state
+    attention_t = softmax(h_t' W memory),   output_t = tanh(M [attention_t memory, h_t])
 
-m(x) is x with a mask token wherever a token is missing. Luong, Pham and Manning, Effective Approaches to
-Attention-based Neural Machine Translation, EMNLP 2015: the "general" score over all of the encoder.
+m(x) has a mask token in place of every missing token. The attention is the "general" one, over the
+whole encoder, of Luong, Pham and Manning, Effective Approaches to Attention-based Neural Machine
+Translation, EMNLP 2015.
 
-Strings are int64 (n, T) in 0 .. V - 1; missing (n, T) is bool, True where a token is missing.
+Strings are int64 (n, T) in 0 .. v - 1; missing (n, T) is bool, True where a token is missing. The
+mask token is number v, the start token v + 1.
 """
 import torch
 from torch import nn
@@ -14,61 +16,53 @@ from torch.nn import functional as F
 
 
 def hide(x, missing, v):
-    """m(x): the mask token, v, in place of missing tokens, before anything reads them: (n, T) -> (n, T)."""
+    """m(x): (n, T) -> (n, T)."""
     return x.masked_fill(missing, v)
 
 
 def before(x, v):
-    """x_{t-1} at each t, and the start token, v + 1, at the first: (n, T) -> (n, T)."""
+    """x_{t-1} at each t, the start token at the first: (n, T) -> (n, T)."""
     return F.pad(x[:, :-1], (1, 0), value=v + 1)
 
 
 class Reader(nn.Module):
-    """Reads a string with holes, then the filled string token by token -> n_out numbers at each position.
+    """Reads m(x), then x token by token -> n_out numbers at each position.
 
-    v, length  tokens are 0 .. v - 1, positions 0 .. length - 1
-    shifted    whether at t the decoder has read x_<t (generator, critic), or x_<=t (discriminator)
+    v, length  number of different tokens, and of positions
+    shifted    True: the decoder reads x_<t at t (generator, critic); False: x_<=t (discriminator)
     hidden     units of each of the two LSTMs
-    dropout    share of the units set to 0 between the layers while training
+    dropout    fraction of units that training drops between layers
     """
 
     def __init__(self, v, length, n_out, *, shifted, hidden=64, dropout=0.0):
         super().__init__()
         self.v, self.shifted = v, shifted
         self.token, self.place = nn.Embedding(v + 2, hidden), nn.Embedding(length, hidden)
-        self.encoder, self.decoder = (nn.LSTM(hidden, hidden, batch_first=True) for _ in range(2))
+        self.encoder = nn.LSTM(hidden, hidden, batch_first=True)
+        self.decoder = nn.LSTM(hidden, hidden, batch_first=True)
         self.match = nn.Linear(hidden, hidden, bias=False)
         self.mix, self.head = nn.Linear(2 * hidden, hidden), nn.Linear(hidden, n_out)
         self.dropout = nn.Dropout(dropout)
 
     def _embed(self, x, start=0):
-        """(n, t) tokens at positions start .. -> (n, t, hidden)."""
+        """Tokens at positions start, start + 1, ..: (n, t) -> (n, t, hidden)."""
         return self.dropout(self.token(x) + self.place.weight[start:start + x.shape[1]])
 
     def encode(self, x, missing):
-        """m(x) as the encoder sees it: (n, T) -> memory (n, T, hidden), its last state.
-
-        Raises ValueError if x is not of tokens, not of T of them, or missing is no mask of x.
-        """
-        length = self.place.num_embeddings
-        if x.is_floating_point() or x.shape[1:] != (length,) or not 0 <= x.min() <= x.max() < self.v:
-            raise ValueError(f"strings must be integers from 0 to {self.v - 1}, {length} tokens each; they "
-                             f"are {x.dtype} {tuple(x.shape)}, from {x.min()} to {x.max()}")
-        if missing.dtype != torch.bool or missing.shape != x.shape:
-            raise ValueError(f"missing must be bool {tuple(x.shape)}; it is {missing.dtype} "
-                             f"{tuple(missing.shape)}")
+        """The encoder's memory (n, T, hidden) of m(x), and its last state."""
         return self.encoder(self._embed(hide(x, missing, self.v)))
 
     def decode(self, read, memory, state, start=0):
-        """Tokens read (n, t) at positions start .. -> (n, t, n_out), the new state."""
+        """Tokens read (n, t) at positions start, start + 1, .. -> (n, t, n_out), the new state."""
         h, state = self.decoder(self._embed(read, start), state)
-        attention = (self.match(h) @ memory.transpose(1, 2)).softmax(2)                       # (n, t, T)
+        attention = (self.match(h) @ memory.transpose(1, 2)).softmax(2)          # (n, t, T)
         h = self.mix(self.dropout(torch.cat([attention @ memory, h], 2))).tanh()
         return self.head(self.dropout(h)), state
 
     def forward(self, x, missing):
         """(n, T), (n, T) -> (n, T, n_out)."""
-        return self.decode(before(x, self.v) if self.shifted else x, *self.encode(x, missing))[0]
+        read = before(x, self.v) if self.shifted else x
+        return self.decode(read, *self.encode(x, missing))[0]
 
 
 class Filler(Reader):
@@ -87,7 +81,7 @@ class Filler(Reader):
 
     @torch.no_grad()
     def fill(self, x, missing, temperature=1.0):
-        """x (n, T) with its missing tokens drawn from the left, each read before the next."""
+        """x (n, T) with its missing tokens drawn from left to right."""
         memory, state = self.encode(x, missing)
         filled, read = torch.empty_like(x), torch.full_like(x[:, :1], self.v + 1)
         for t in range(x.shape[1]):

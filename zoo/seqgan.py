@@ -87,7 +87,6 @@ class SeqGAN:
         self.opt_d = torch.optim.Adam(discriminator.parameters(), lr_d)
         self.sample, self.log_prob = language.sample, language.log_prob
         self.n_parameters = networks.n_parameters(language, discriminator)
-        self.history = []        # -V of D and the loss of G after each round
 
     def discriminator_loss(self, real):
         """-V on real strings (n, T) and as many fresh ones of G, Eq. 5 -> ()."""
@@ -108,8 +107,7 @@ class SeqGAN:
         alternate((self.opt_d, discriminate, first))
         scheduler = scheduled(self.opt_g, steps, linear)
         for _ in range(steps):
-            self.history.append(alternate((self.opt_d, discriminate, self.k),
-                                          (self.opt_g, self.generator_loss, 1)))
+            alternate((self.opt_d, discriminate, self.k), (self.opt_g, self.generator_loss, 1))
             scheduler.step()
             self.rollout.update_parameters(self.language)
         return self
