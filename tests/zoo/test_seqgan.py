@@ -7,7 +7,7 @@ import torch
 from runs.files import set_seed
 from zoo import core, networks, seqgan, sheet, strings, views
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
-from zoo.strings import Language
+from zoo.language_model import Language
 
 
 class Marks:

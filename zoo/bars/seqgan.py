@@ -17,7 +17,7 @@ from runs.files import set_seed
 from zoo import metrics, strings
 from zoo.core import Check
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
-from zoo.strings import Language
+from zoo.language_model import Language
 
 COLD = 0.7                       # temperature of the baseline
 GAMES = 3                        # of each kind, of which the mean is taken: a single one wanders by .05 nats
