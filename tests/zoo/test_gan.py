@@ -8,9 +8,9 @@ from torch import nn
 from runs.files import set_seed
 from utils import to_side
 from zoo import datasets, metrics
-from zoo.gan import GAN, animals, augment, generator_loss, value
+from zoo.gan import GAN, augment, generator_loss, value
 from zoo.networks import mlp
-from zoo.train import alternate, descend
+from zoo.train import descend
 
 N_SAMPLES = 2500
 
@@ -72,37 +72,11 @@ def test_a_trained_discriminator_tells_the_ratio_of_densities():
         assert (net(x) - 1.5 * x + 0.375).square().mean().sqrt() < 0.25
 
 
-class Point(nn.Module):
-    """A generator that gives one point whatever z is."""
-
-    def __init__(self):
-        super().__init__()
-        self.point = nn.Parameter(torch.tensor([0.5, -1.0]))
-
-    def forward(self, z):
-        return self.point.expand(len(z), 2)
-
-
-def test_the_discriminator_takes_the_steps_of_algorithm_1():
-    """Five rounds equal gradient steps by hand: no gradient of G is left in D."""
-    def play(step_of_d):
-        set_seed(3)
-        model, real = GAN(Point(), mlp(2, 16, 16, 1), 2), torch.randn(64, 2)
-        for _ in range(5):
-            step_of_d(model, lambda model=model: model.discriminator_loss(real))
-        return nn.utils.parameters_to_vector(model.discriminator.parameters()).detach()
-
-    def by_hand(model, loss):
-        weights = list(model.discriminator.parameters())
-        for p, grad in zip(weights, torch.autograd.grad(loss(), weights), strict=True):
-            p.data -= 0.1 * grad
-
-    def by_alternate(model, loss):
-        opt_d, opt_g = (torch.optim.SGD(net.parameters(), lr)
-                        for net, lr in ((model.discriminator, 0.1), (model.generator, 0.0)))
-        alternate((opt_d, loss, 1), (opt_g, lambda: model.logits(model.made(torch.zeros(64, 2))).sum(), 1))
-
-    assert torch.allclose(play(by_alternate), play(by_hand), atol=1e-6)
+def test_the_loss_of_the_discriminator_holds_the_fakes_fixed():
+    model = points_gan()
+    model.discriminator_loss(torch.randn(8, 2)).backward()
+    assert all(p.grad is None for p in model.generator.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in model.discriminator.parameters())
 
 
 def test_a_pack_is_judged_as_one_and_holds_neighbours():
@@ -135,17 +109,6 @@ def test_samples_come_from_the_running_mean():
     assert not torch.equal(model.generator(z), model.mean.module(z))
 
 
-def test_a_seed_fixes_a_run():
-    data = datasets.ring().sample(100, torch.Generator().manual_seed(0))
-
-    def run(seed):
-        set_seed(seed)
-        return points_gan().fit(data, steps=3).sample(10)
-
-    assert run(0).shape == (10, 2)
-    assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
-
-
 def test_augmentation_is_differentiable_and_random(images):
     x = to_side(images, 32).requires_grad_(True)
     seen = augment(x)
@@ -153,13 +116,6 @@ def test_augmentation_is_differentiable_and_random(images):
     assert seen.shape == x.shape and torch.isfinite(grad).all() and grad.abs().sum() > 0
     assert (seen.mean((1, 2, 3)) - x.mean((1, 2, 3))).abs().max() < 0.5
     assert not torch.equal(augment(x), augment(x))
-
-
-def test_a_short_run_on_images_makes_images(images):
-    model = animals(to_side(images, 32), steps=2)
-    x = model.sample(5)
-    assert x.shape == (5, 3, 32, 32) and torch.isfinite(x).all()
-    assert len(model.history) == 2 and model.n_parameters > 1000
 
 
 # ---------------------------------------------------------------------------------------- trainings
@@ -179,8 +135,6 @@ def test_a_ring_is_covered(options):
         with torch.no_grad():
             assert 0.48 < metrics.accuracy(model.logits(test), model.logits(x)) < 0.75
         assert metrics.tell_apart(test, x) < 0.8
-        gauss = metrics.one_gaussian(train, N_SAMPLES)
-        assert metrics.tell_apart(test, gauss) > 0.9 and metrics.coverage(gauss, world).quality < 0.1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from data.draw import draw_set
 from runs.files import read_json
 from runs.options import UserError
 from utils import to_side, to_tensor
-from zoo import abp, classifier, fa, sheet, vae
+from zoo import abp, began, classifier, desnet, fa, gan, sheet, vae
 from zoo.__main__ import MODELS, main
 from zoo.sheet import Entry
 
@@ -188,6 +188,14 @@ def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
     assert log_p.shape == (6,) and log_p.isfinite().all()
     assert (log_p > model.log_prob(torch.randn(6, 3, 16, 16).clamp(-1, 1))).all()
     assert model.n_parameters > 768
+
+
+@pytest.mark.parametrize("module", [desnet, gan, began])
+def test_a_short_run_on_images_makes_images(module, images):
+    model = module.animals(to_side(images, 32), steps=2)
+    x = model.sample(5)
+    assert x.shape == (5, 3, 32, 32) and torch.isfinite(x).all()
+    assert len(model.history) == 2 and model.n_parameters > 1000
 
 
 def test_settings_scale_sigma_with_the_side():

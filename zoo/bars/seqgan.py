@@ -16,8 +16,8 @@ from torch.nn.utils import parameters_to_vector
 from runs.files import set_seed
 from zoo import metrics, strings
 from zoo.core import Check
-from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
 from zoo.language_model import Language
+from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
 
 COLD = 0.7                       # temperature of the baseline
 GAMES = 3                        # of each kind, of which the mean is taken: a single one wanders by .05 nats
