@@ -15,7 +15,7 @@ class Alternating:
 
     def __init__(self, config, data):
         model = ABP(config, data, "warm")
-        for _ in model.train():
+        for _ in model:
             pass
         self.config, self.net, self.z = config, frozen(model.net), model.z
         self.sigma, self.n_parameters = config.mse_sigma, n_parameters(model.net)

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from inference.measures import to_side
 from models import GenNet
-from utils import to_side
 from zoo import gan
 from zoo.networks import n_parameters
 from zoo.train import alternate

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import to_side
 from zoo import datasets, metrics
 from zoo.gan import GAN, augment, generator_loss, value
 from zoo.networks import mlp

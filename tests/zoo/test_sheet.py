@@ -7,9 +7,10 @@ from PIL import Image
 
 from abp import Config
 from data.draw import draw_set
+from inference.measures import to_side
 from runs.files import read_json
 from runs.options import UserError
-from utils import to_side, to_tensor
+from utils import to_tensor
 from zoo import abp, began, classifier, desnet, fa, gan, sheet, vae
 from zoo.__main__ import MODELS, main
 from zoo.sheet import Entry
