@@ -1,7 +1,8 @@
-"""Which kinds of animals a model draws, judged by a classifier that saw none of its training images.
+"""Which kinds of animals a model draws, told by a classifier that has not seen its training images.
 
-The judge is a logistic regression on 8 x 8 grey images, brightness and contrast of each taken out: the one
-view that every model of the zoo has. It learns from the held-out images, also mirrored and a little moved.
+The classifier is a logistic regression on 8 x 8 grey images with normalised brightness and
+contrast, which every model of the zoo can draw. It learns from the held-out images, their mirror
+images and small shifts.
 """
 import re
 from collections import Counter
@@ -15,24 +16,24 @@ from sklearn.linear_model import LogisticRegression
 from evaluation import factors
 from utils import to_side
 
-SIDE = 8                         # of what the judge looks at
-SHIFTS = (-1 / 16, -1 / 32, 0, 1 / 32, 1 / 16)       # of a side: moves of what it learns from, both ways
-LEAST_RIGHT = 0.9                # share of the training images that it must get right to be heard
-LION = 0.5                       # of the factor `lion` of a drawn face, above which it is one
+SIDE = 8                         # of the images that are classified
+SHIFTS = (-1 / 16, -1 / 32, 0, 1 / 32, 1 / 16)       # in both directions, fractions of the side
+LEAST_ACCURACY = 0.9             # on the training images; a worse classifier is not used
+LION = 0.5                       # least factor `lion` of a drawn face that counts as a lion
 
 
 class Verdict(NamedTuple):
-    """What the judge says of images."""
-    rarest: float                # share of the kind that is judged the rarest
-    confidence: float            # mean probability of the kind that is judged, 1 / (number of kinds) .. 1
+    """Predictions for a set of images."""
+    rarest: float                # fraction of the images predicted as the rarest kind
+    confidence: float            # mean probability of the predicted kind
 
 
 def kinds(folder, names):
-    """The kind of each image of a folder, a list of texts; None if there are not two kinds of two images.
+    """The kind of each image of a folder, a list of texts; None without two kinds of two images.
 
-    names  of its files. A kind is what factors.csv says of a drawn face, or else what a file name begins
-           with: lion_01.jpg is a lion.
-    Raises UserError if factors.csv is there and broken.
+    names  of the image files. A kind comes from factors.csv, or else from the letters with which
+           the file name begins: lion_01.jpg is a lion.
+    Raises UserError if factors.csv is broken.
     """
     known = factors.read(folder, names)
     if known:
@@ -43,26 +44,28 @@ def kinds(folder, names):
     return found if len(counts) > 1 and min(counts.values()) > 1 else None
 
 
-class Judge:
-    """Learns from images (n, 3, S, S) in [-1, 1] and their kinds, a list of n texts of at least two kinds."""
+class Classifier:
+    """Fitted to images (n, 3, S, S) in [-1, 1] and their kinds, n texts of at least two kinds."""
 
     def __init__(self, images, kinds):
-        moves = [round(share * images.shape[-1]) for share in SHIFTS]
-        shown = [images.roll((i, j), (2, 3)) for i in moves for j in moves]
-        seen = torch.cat([part for x in shown for part in (x, x.flip(3))])
-        self.net = LogisticRegression(C=0.1, max_iter=1000).fit(_features(seen), list(kinds) * 2 * len(shown))
+        shifts = [round(shift * images.shape[-1]) for shift in SHIFTS]
+        moved = [images.roll((i, j), (2, 3)) for i in shifts for j in shifts]
+        x = torch.cat([part for images in moved for part in (images, images.flip(3))])
+        labels = list(kinds) * 2 * len(moved)
+        self.net = LogisticRegression(C=0.1, max_iter=1000).fit(_features(x), labels)
 
-    def right(self, images, kinds):
-        """Share of images (n, 3, S, S) that it takes for what they are."""
+    def accuracy(self, images, kinds):
+        """Fraction of images (n, 3, S, S) whose kind is predicted correctly."""
         return float(np.mean(self.net.predict(_features(images)) == np.array(kinds)))
 
     def verdict(self, images):
-        """What it says of images (n, 3, S, S) -> Verdict."""
-        p = self.net.predict_proba(_features(images))                                          # (n, kinds)
-        shares = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
-        return Verdict(float(shares.min()), float(p.max(1).mean()))
+        """Predictions for images (n, 3, S, S) -> Verdict."""
+        p = self.net.predict_proba(_features(images))                    # (n, kinds)
+        fractions = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
+        return Verdict(float(fractions.min()), float(p.max(1).mean()))
 
 
 def _features(images):
     small = to_side(images, SIDE).mean(1).flatten(1)
-    return ((small - small.mean(1, keepdim=True)) / (small.std(1, keepdim=True) + 1e-3)).numpy()
+    centred = small - small.mean(1, keepdim=True)
+    return (centred / (small.std(1, keepdim=True) + 1e-3)).numpy()

@@ -1,4 +1,4 @@
-"""Training loops that the models share: descent on one loss, rounds of a game, a running mean of weights.
+"""Training loops that the models share: descent on a loss, rounds of a game, a mean of weights.
 
 Nothing here sets a seed: who starts a training calls runs.files.set_seed once before it.
 """
@@ -21,7 +21,7 @@ def linear(progress):
 
 
 def cosine(progress):
-    """Schedule of a learning rate that falls to 0 along a cosine: progress in [0, 1) -> its factor."""
+    """Schedule of a learning rate that falls to 0 as a cosine: progress in [0, 1) -> its factor."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -38,7 +38,8 @@ def weights_of(optimizer):
 def update(optimizer, loss, clip=math.inf):
     """One step of an optimizer on loss() -> (); returns the loss, a float.
 
-    Only the optimizer's own weights receive a gradient; a longer gradient is scaled down to norm `clip`.
+    Only the optimizer's own weights receive a gradient; a longer gradient is scaled down to norm
+    `clip`.
     """
     value, weights = loss(), weights_of(optimizer)
     optimizer.zero_grad(set_to_none=True)
@@ -54,7 +55,8 @@ def descend(parameters, loss, steps, lr, *, schedule=cosine, betas=(0.9, 0.999),
     """Minimise loss() -> () with AdamW for `steps` steps; returns the losses, a list of floats.
 
     parameters    iterable of the parameters to learn; those without requires_grad are skipped
-    schedule      progress in [0, 1) -> factor of lr: constant, linear, cosine, or one of the caller's own
+    schedule      progress in [0, 1) -> factor of lr: constant, linear, cosine, or one of the
+                  caller's own
     weight_decay  of AdamW; with 0 the step is that of Adam
     clip          largest norm of the gradient
     callback      called with the number of finished steps, from 1, after each of them
@@ -73,8 +75,9 @@ def descend(parameters, loss, steps, lr, *, schedule=cosine, betas=(0.9, 0.999),
 def alternate(*players):
     """One round of a game; returns the last loss of each player, a list of floats.
 
-    players  (optimizer, loss, k): k steps on loss() -> (), in this order, so that each player sees the new
-             weights of those before. A generator's loss leaves no gradient in the discriminator.
+    players  (optimizer, loss, k): k steps on loss() -> (), in this order, so that each player sees
+             the new weights of those before. A generator's loss leaves no gradient in the
+             discriminator.
     """
     return [[update(optimizer, loss) for _ in range(k)][-1] for optimizer, loss, k in players]
 
