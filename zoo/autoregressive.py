@@ -27,7 +27,7 @@ def colours_of(n, colours, parts=1):
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution that reads only earlier values: (n, len(reads), h, w) -> (n, len(writes), h, w).
+    """A convolution of earlier values: (n, len(reads), h, w) -> (n, len(writes), h, w).
 
     reads, writes  colour of each input and output feature; -1: no colour, readable by all
     size           height and width of the kernel, both odd
@@ -120,14 +120,14 @@ class Thumbnails:
 
     It has no log_prob: probabilities of levels are not densities of the original images.
 
-    model   has sample, log_prob and the shape of its items, which shape[0] * ... values fill
+    model   has sample, log_prob and shape, that of its items: (c, h, w) or flat
     shape   (c, h, w) of a picture; c = 1 is grey
     levels  number of values of a colour
     """
 
     def __init__(self, model, shape, levels):
         self.model, self.shape, self.levels = model, shape, levels
-        self.n_parameters, self.view = model.n_parameters, views.name(shape, levels)
+        self.n_parameters = model.n_parameters
 
     def encode(self, images):
         """Images (n, 3, S, S) in [-1, 1] -> levels (n, *model.shape)."""

@@ -1,20 +1,20 @@
 """Boundary-seeking GAN (BGAN): a generator of bits that learns from weighted samples of its own.
 
-    z ~ N(0, I),   g(x | z) = prod_i sigmoid(x_i a_i(z)),  x in {-1, 1}^d,  a(z) the generator's logits
+    z ~ N(0, I),   g(x | z) = prod_i sigmoid(x_i a_i(z)),   x in {-1, 1}^d,   a(z) logits of G
 
-    (1) discriminate:  ascend V(F) = E log D(x) + E log(1 - D(x')),  D = sigmoid(F),  in the weights of D
-    (2) generate:      z_n ~ N(0, I), x_nm ~ g(x | z_n); descend -sum_nm w_nm log g(x_nm | z_n) in those
-                       of G, with w_nm = e^F(x_nm) / sum of e^F over all n and m held fixed
+    (1) discriminate:  ascend V(F) = E log D(x) + E log(1 - D(x')), D = sigmoid(F), in D's weights
+    (2) generate:      z_n ~ N(0, I), x_nm ~ g(x | z_n); descend -sum_nm w_nm log g(x_nm | z_n) in
+                       G's weights, with w_nm = e^F(x_nm) / sum of e^F over all n and m held fixed
 
 Hjelm, Jacob, Che, Trischler, Cho and Bengio, Boundary-Seeking Generative Adversarial Networks, ICLR
-2018, Algorithm 1. At its best F = log p/q, so that samples of q weighted by e^F stand for the data p,
-and step (2) follows the gradient of KL(p || q). This holds only if weights are normalised over the
-batch; the paper normalises them for each z.
+2018, Algorithm 1. At its best F = log p/q, so that samples of q weighted by e^F stand for the data
+p, and step (2) follows the gradient of KL(p || q). This holds only if weights are normalised over
+the batch; the paper normalises them for each z.
 
-Not in the paper: a channel flips bits of real and generated items before D reads them, at a rate that
-falls to 0. The model of what D reads is g after the channel, so log g is taken there too: sigmoid(a_i)
-becomes r + (1 - 2r) sigmoid(a_i). No bit is ever certain, so every z keeps drawing, and learning from,
-patterns it has not drawn before. D has the gradient penalty of gan.py.
+Not in the paper: a channel flips bits of real and generated items before D reads them, at a rate r
+that falls to 0. The model of what D reads is g after the channel, so log g is taken there too:
+sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). No bit is ever certain, so every z keeps drawing,
+and learning from, patterns it has not drawn before. D has the gradient penalty of gan.py.
 """
 import math
 from collections.abc import Callable
@@ -24,12 +24,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+<<<<<<< HEAD
 from inference.measures import to_side
 from runs.files import set_seed
+=======
+from utils import to_side
+>>>>>>> zoodiscrete
 from zoo import gan
 from zoo.networks import mlp
 
-EPS = 1e-6                       # distance of a bit's probability from 0 and 1, so that logs are finite
+EPS = 1e-6                       # least probability of a bit, so that logarithms are finite
 
 
 class Divergence(NamedTuple):
@@ -84,7 +88,7 @@ def draw(logits):
 
 
 def log_bits(x, logits):
-    """log g(x | z) = sum_i log sigmoid(x_i a_i), nats: x (n, m, d), logits a (n, 1, d) -> (n, m)."""
+    """log g(x | z) = sum_i log sigmoid(x_i a_i), nats: x (n, m, d), a (n, 1, d) -> (n, m)."""
     return F.logsigmoid(x * logits).sum(2)
 
 
@@ -129,11 +133,11 @@ class BGAN(gan.GAN):
             logit = self.discriminator(x.flatten(0, 1)).view(self.batch, self.m)
         return importance_loss(logit, log_bits(x, logits))
 
-    def fit(self, data, *, steps):
+    def fit(self, data, steps):
         """Algorithm 1 on data (n, d) in {-1, 1} for `steps` steps of G; returns self."""
         self.steps = steps
         self.generator.train()
-        super().fit(data, steps=steps)
+        super().fit(data, steps)
         self.generator.eval()
         return self
 
@@ -146,12 +150,11 @@ class ContinuousBGAN(gan.GAN):
         return squared_loss(self.logits(self.made(torch.randn(self.batch, self.nz))))
 
 
-SIDE = 16                        # pixels of a black-and-white picture
+SIDE = 16                        # of a black-and-white picture, pixels
 
 
 class Silhouettes:
     """A BGAN of black-and-white pictures as a sampler of images in [-1, 1]."""
-    view = f"{SIDE} x {SIDE}, 2 greys"
 
     def __init__(self, model):
         self.model, self.n_parameters = model, model.n_parameters
@@ -180,11 +183,10 @@ def seen(images):
     return to_images(to_bits(images))
 
 
-def animals(data, seed=0, steps=3000):
+def animals(data, steps=3000):
     """BGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, in black and white.
 
     With few images D needs more flips and a larger penalty.
     """
-    set_seed(seed)
     model = BGAN(SIDE**2, nz=8, flips=0.2, r1=0.5)
-    return Silhouettes(model.fit(to_bits(torch.cat([data, data.flip(3)])), steps=steps))
+    return Silhouettes(model.fit(to_bits(torch.cat([data, data.flip(3)])), steps))

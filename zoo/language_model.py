@@ -1,12 +1,13 @@
 """A recurrent language model of strings of tokens.
 
-    p(y) = prod_t p(y_t | y_<t),   p(y_t | y_<t) = softmax(W h_t + b),   h_t = LSTM(h_(t-1), E y_(t-1))
+    p(y) = prod_t p(y_t | y_<t)
+    p(y_t | y_<t) = softmax(W h_t + b),   h_t = LSTM(h_(t-1), E y_(t-1))
 
 Hochreiter and Schmidhuber, Long Short-Term Memory, Neural Computation 1997; it is the generator of
 Yu et al., SeqGAN, AAAI 2017. log p is exact, in nats per string.
 
-Strings are int64 (n, length) of tokens 0 .. vocabulary - 1. The start token, before the first one, is
-number `vocabulary`.
+Strings are int64 (n, length) of tokens 0 .. vocabulary - 1. The start token, before the first one,
+is number `vocabulary`.
 """
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ class Language(nn.Module):
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(hidden, vocabulary)
 
     def inputs(self, tokens, first=0):
-        """What the LSTM reads in steps first .. t, given t tokens: (n, t) -> (n, t + 1 - first, width)."""
+        """Inputs of the LSTM in steps first .. t: t tokens (n, t) -> (n, t + 1 - first, width)."""
         t = tokens.shape[1]
 
         def earlier(steps):
@@ -61,7 +62,7 @@ class Language(nn.Module):
         return self.step(self.inputs(y[:, :-1]))[0]
 
     def log_probs(self, y, temperature=1.0):
-        """log p(y_t | y_<t) of every token, nats: (n, length) -> (n, length). Logits / temperature."""
+        """log p(y_t | y_<t) of every token, nats, logits / temperature: (n, T) -> (n, T)."""
         logits = self(y) / temperature
         return logits.log_softmax(2).gather(2, y.unsqueeze(2)).squeeze(2)
 
@@ -111,9 +112,9 @@ class Language(nn.Module):
 
 
 def draw(logits):
-    """A token from each row of logits, (n, vocabulary) -> (n, 1), by the inverse cumulative distribution.
+    """A token from each row of logits: (n, vocabulary) -> (n, 1).
 
-    torch.multinomial takes eight times as long on many rows.
+    By the inverse cumulative distribution: torch.multinomial takes 8 times as long on many rows.
     """
     below = logits.softmax(1).cumsum(1) < torch.rand(len(logits), 1)
     return below.sum(1, keepdim=True).clamp(max=logits.shape[1] - 1)  # the sum may round below 1

@@ -24,7 +24,6 @@ import math
 import torch
 from torch.nn import functional as F
 
-from runs.files import set_seed
 from zoo import gan, networks, views
 from zoo.infilling import Filler, Reader
 from zoo.train import alternate, descend
@@ -32,7 +31,7 @@ from zoo.train import alternate, descend
 FIT_LR = 8e-3                    # learning rate of G by maximum likelihood, falling
 PREPARE_LR = 4e-3                # of D and critic before the game, falling
 GAME_LR = 1e-3, 1e-4, 1e-3       # of D, G and critic in the game
-ALL_MISSING = 0.2                # fraction of the steps of maximum likelihood with all tokens missing
+ALL_MISSING = 0.2                # fraction of G's steps by likelihood with all tokens missing
 
 
 def returns(rewards, missing, discount):
@@ -166,13 +165,13 @@ class Inpainter:
 
     It has no sample(n): a fill depends on the rest of an image.
     """
-    view = f"half of {views.name(views.STRING, views.STRING_LEVELS)}"
 
     def __init__(self, model):
         self.model, self.n_parameters = model, model.n_parameters
 
     def _strings(self, images):
-        return views.to_strings(images), rows_missing(torch.full((len(images),), (SIDE - ROWS) // 2))
+        first = torch.full((len(images),), (SIDE - ROWS) // 2)
+        return views.to_strings(images), rows_missing(first)
 
     def fill(self, images):
         """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8) with their middle rows drawn."""
@@ -190,12 +189,11 @@ class Inpainter:
         return -log_p.mean().item() / (math.log(2) * ROWS * SIDE)
 
 
-def animals(data, seed=0, steps=100, rounds=100):
+def animals(data, steps=100, rounds=100):
     """MaskGAN of images (n, 3, S, S) in [-1, 1] and mirror images, with any four rows missing.
 
     steps by likelihood, then as many rounds without G's move as of the game. More steps overfit.
     """
-    set_seed(seed)
     strings = views.to_strings(torch.cat([data, data.flip(3)]))
     model = MaskGAN(views.STRING_LEVELS, strings.shape[1], batch=36, dropout=0.3,
                     holes=lambda n: rows_missing(torch.randint(SIDE - ROWS + 1, (n,))))

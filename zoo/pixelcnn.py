@@ -15,7 +15,6 @@ Generation with PixelCNN Decoders, NIPS 2016, Section 2.2). It is measured here 
 import torch
 from torch import nn
 
-from runs.files import set_seed
 from zoo import views
 from zoo.autoregressive import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
@@ -51,12 +50,11 @@ def seen(images):
     return views.in_levels(images, *VIEW)
 
 
-def animals(data, seed=0, steps=600):
+def animals(data, steps=600):
     """PixelCNN of images (n, 3, S, S) in [-1, 1] and their mirror images, 16 x 16 in 8 levels.
 
     More steps or less dropout overfit these few images.
     """
-    set_seed(seed)
     model = Thumbnails(PixelCNN(*VIEW, width=36), *VIEW)
     model.model.fit(model.encode(torch.cat([data, data.flip(3)])), steps, batch=12)
     return model

@@ -7,21 +7,20 @@ Row LSTM (Section 3.1): lines are rows. K_ss is 1 x 3 along the row above, K_is 
 Its context is a triangle above the pixel, not all earlier pixels.
 
 Diagonal BiLSTM (Section 3.2): lines are diagonals. The map is skewed, row i moved i places to the
-right, so that a diagonal becomes a column. K_ss reads two places of the column before: the pixel's
-left and upper neighbours. K_is is 1 x 1 with mask B. A second LSTM does the same from right to left;
-its map moves down by one row before it is added, since right neighbours come later. Together they
-reach all earlier pixels if the first kernel spans two image widths. Behind a 7 x 7 kernel they do
-not: mask A hides the last pixel of the row above from every feature of that row, and in its own row
-only columns within 3 read it.
+right, so that a diagonal becomes a column. K_ss reads two places of the column before: the
+pixel's left and upper neighbours. K_is is 1 x 1 with mask B. A second LSTM does the same from right
+to left; its map moves down by one row before it is added, since right neighbours come later.
+Together they reach all earlier pixels if the first kernel spans two image widths. Behind a 7 x 7
+kernel they do not: mask A hides the last pixel of the row above from all features of that row, and
+in its own row only columns within 3 read it.
 
-Blocks are y + up(h), from 2h features to h and back (Section 3.3, the right one of Figure 5). Van den
-Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, ICML 2016. Dropout is added.
+Blocks are y + up(h), from 2h features to h and back (Section 3.3, the right one of Figure 5). Van
+den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, ICML 2016.
 """
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runs.files import set_seed
 from zoo import views
 from zoo.autoregressive import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
@@ -127,9 +126,8 @@ VIEW = views.STRING, views.STRING_LEVELS
 seen = views.in_strings
 
 
-def animals(data, seed=0, steps=300):
+def animals(data, steps=300):
     """Diagonal BiLSTM of images (n, 3, S, S) in [-1, 1] and mirror images, 8 x 8 in 16 greys."""
-    set_seed(seed)
     model = Thumbnails(PixelRNN(DiagonalBlock, *VIEW), *VIEW)
     model.model.fit(model.encode(torch.cat([data, data.flip(3)])), steps, batch=12)
     return model

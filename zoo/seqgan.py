@@ -8,17 +8,16 @@
     (2) discriminate, k times:  descend -E log D(data) - E log(1 - D(Y)) in the weights of D
     (3) generate:               draw Y, compute Q, ascend J in theta; then move beta towards theta
 
-Yu, Zhang, Wang and Yu, SeqGAN: Sequence Generative Adversarial Nets with Policy Gradient, AAAI 2017: Q
-is Eq. 4, the loss of D Eq. 5, the gradient Eq. 7, the steps Algorithm 1; D is the CNN with a highway
-layer of Section "The Discriminative Model for Sequences". No gradient passes from D into G. As in the
-authors' program, beta is a running mean of theta. Q has a baseline, its batch mean at each place: it
-lowers the variance and scales the expected gradient by 1 - 1 / batch, since the mean holds the
-token's own Q.
+Yu, Zhang, Wang and Yu, SeqGAN: Sequence Generative Adversarial Nets with Policy Gradient, AAAI
+2017: Q is Eq. 4, the loss of D Eq. 5, the gradient Eq. 7, the steps Algorithm 1; D is the CNN with
+a highway layer of Section "The Discriminative Model for Sequences". No gradient passes from D into
+G. As in the authors' program, beta is a running mean of theta. Q has a baseline, its batch mean at
+each place: it lowers the variance and scales the expected gradient by 1 - 1 / batch, since the
+mean holds the token's own Q.
 """
 import torch
 from torch import nn
 
-from runs.files import set_seed
 from zoo import networks, views
 from zoo.autoregressive import Thumbnails
 from zoo.gan import value
@@ -67,7 +66,7 @@ def action_values(y, policy, discriminator, copies=COPIES):
 
 
 def policy_loss(log_probs, q):
-    """-sum_t Q log G(y_t | Y_<t), mean over strings; its gradient is -grad J, Eq. 7. (n, T) -> ()."""
+    """-sum_t Q log G(y_t | Y_<t), mean over strings, with gradient -grad J, Eq. 7: (n, T) -> ()."""
     return -(log_probs * q).sum(1).mean()
 
 
@@ -100,7 +99,7 @@ class SeqGAN:
         return policy_loss(self.language.log_probs(y), q - q.mean(0))
 
     def fit(self, data, steps, first=200):
-        """Algorithm 1 from line 3 on data (n, T): `first` steps of D, then `steps` rounds; returns self."""
+        """Algorithm 1 from line 3 on data (n, T): `first` steps of D, `steps` rounds."""
         def discriminate():
             return self.discriminator_loss(data[torch.randint(len(data), (self.batch,))])
 
@@ -116,12 +115,11 @@ class SeqGAN:
 seen = views.in_strings
 
 
-def animals(data, seed=0, fit_steps=400, first=100, steps=60):
-    """SeqGAN of images (n, 3, S, S) in [-1, 1] and mirror images, as strings of 8 x 8 tokens, 16 greys.
+def animals(data, fit_steps=400, first=100, steps=60):
+    """SeqGAN of images (n, 3, S, S) in [-1, 1] and mirror images, as strings of 8 x 8 greys.
 
     G reads its place and the token above at every step.
     """
-    set_seed(seed)
     shape, levels = views.STRING, views.STRING_LEVELS
     strings = views.to_strings(torch.cat([data, data.flip(3)]))
     language = Language(levels, strings.shape[1], 48, 48, row=shape[2], dropout=0.5)

@@ -125,4 +125,5 @@ def test_drawn_faces_are_learned_by_short_chains():
     assert crossings == 0 and offset > 10
     assert error(fake) < 0.15 < error(start)
     assert 0.2 < far.square().mean().sqrt() < 1                  # 10 T steps stay in the range of pixels
-    assert (far - fake).norm() < 3 * (fake - start).norm()       # and drift: learning is non-convergent
+    drift = (far - fake).norm() / (fake - start).norm()          # learning is non-convergent
+    assert 0.3 < drift < 3
