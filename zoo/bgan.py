@@ -24,12 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-<<<<<<< HEAD
 from inference.measures import to_side
-from runs.files import set_seed
-=======
-from utils import to_side
->>>>>>> zoodiscrete
 from zoo import gan
 from zoo.networks import mlp
 

@@ -8,14 +8,9 @@ from torch import nn
 
 from inference.measures import to_side
 from runs.files import set_seed
-<<<<<<< HEAD
-from zoo import core, metrics, pixelcnn, pixelrnn, pixels, sheet, views
-=======
-from utils import to_side
 from zoo import datasets, metrics, pixelcnn, pixelrnn, views
 from zoo.autoregressive import MaskedConv2d, Thumbnails
 from zoo.pixelcnn import PixelCNN
->>>>>>> zoodiscrete
 from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
 
 NETS = {
