@@ -11,7 +11,7 @@ N_TRAIN = 1400                   # of the 1797 digits
 class Mixture:
     """K Gaussians of equal weight and covariance sd^2 I about centres (K, d); float32.
 
-    A data set to learn, its exact density, and an energy for samplers.
+    A data set to learn, and its exact density.
     """
 
     def __init__(self, centres, sd):
@@ -30,21 +30,11 @@ class Mixture:
         return (torch.logsumexp(-square / (2 * self.sd**2), 1) - math.log(len(self.centres))
                 - d / 2 * math.log(2 * math.pi * self.sd**2))
 
-    def energy(self, x):
-        """-log p(x): (n, d) -> (n,)."""
-        return -self.log_prob(x)
-
 
 def ring(n_modes=8, radius=2.0, sd=0.1):
     """Gaussians in a circle (n_modes centres in the plane)."""
     angle = 2 * math.pi / n_modes * torch.arange(n_modes)
     return Mixture(radius * torch.stack([angle.cos(), angle.sin()], 1), sd)
-
-
-def grid(side=5, spacing=1.5, sd=0.1):
-    """Gaussians in a square of side x side, about 0."""
-    axis = spacing * (torch.arange(side) - (side - 1) / 2)
-    return Mixture(torch.cartesian_prod(axis, axis), sd)
 
 
 def digits():

@@ -60,11 +60,8 @@ class VAE(nn.Module):
         """
         mean, sd = self.encode(x)
         z = mean + sd * torch.randn_like(sd)             # reparameterised: gradients reach m and s
-        return self.log_likelihood(x, z, sigma) - self.kl(mean, sd)
-
-    def kl(self, mean, sd):
-        """KL(N(mean, diag sd^2) || N(0, I)) in nats: (n, nz), (n, nz) -> (n,)."""
-        return (mean.square() + sd.square() - 1).sum(1) / 2 - sd.log().sum(1)
+        kl = (mean.square() + sd.square() - 1).sum(1) / 2 - sd.log().sum(1)
+        return self.log_likelihood(x, z, sigma) - kl
 
     def log_likelihood(self, x, z, sigma=None):
         """log p(x | z) in nats, summed over the values of x: (n, *shape), (n, nz) -> (n,)."""

@@ -1,4 +1,4 @@
-"""Factor analysis: known factors are found again. The fits themselves are in evaluation/test_linear.py."""
+"""Factor analysis finds known factors; its fits are tested in evaluation/test_linear.py."""
 import math
 
 import pytest
@@ -15,9 +15,10 @@ N_VALUES = math.prod(SHAPE)
 def world(seed=0):
     """A factor model with D factors and noise of variance .1 to 10, different for each value."""
     random = torch.Generator().manual_seed(seed)
-    weights, mean = torch.randn(D + 1, N_VALUES, generator=random, dtype=torch.float64).split([D, 1])
+    draws = torch.randn(D + 1, N_VALUES, generator=random, dtype=torch.float64)
+    weights, mean = draws[:D], draws[D]
     noise = 10 ** (2 * torch.rand(N_VALUES, generator=random, dtype=torch.float64) - 1)
-    return Factors(Linear("FA", mean[0], weights, noise, weights, weights), SHAPE)
+    return Factors(Linear("FA", mean, weights, noise, weights, weights), SHAPE)
 
 
 def draw(model, n):
@@ -44,7 +45,7 @@ def test_factors_are_found_again(data):
     best = world().log_prob(test).mean().item()
     assert -2 * short < heldout[D] - best < 0
     assert fit_pca(train, D).log_density(test).mean() < best - 2 * short
-    # the standard error of psi is about sqrt(2 / n) = .045, the median of its absolute value .67 of that
+    # the standard error of psi is about sqrt(2 / n) = .045, the median error .67 of that
     assert (fits[D].noise / world().linear.noise - 1).abs().median() < 0.05
 
 

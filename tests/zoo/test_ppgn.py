@@ -10,10 +10,20 @@ from data.draw import draw_set
 from inference.samplers import TARGET_GRADIENT, mala
 from runs.files import set_seed
 from utils import to_tensor
-from zoo import abp, codes, datasets, metrics, ppgn
-from zoo.codes import Codes, fit_classifier, fit_denoiser
+from zoo import abp, datasets, metrics, ppgn
 from zoo.networks import mlp
-from zoo.ppgn import PPGN, Rates, face_classifier, gradient, langevin_rates, log_class, update
+from zoo.ppgn import (
+    PPGN,
+    Codes,
+    Rates,
+    face_classifier,
+    fit_classifier,
+    fit_denoiser,
+    gradient,
+    langevin_rates,
+    log_class,
+    update,
+)
 
 
 def new_faces(n, seed, side=16):
@@ -33,7 +43,7 @@ def test_rates_of_langevin_dynamics():
 
 
 def test_a_denoiser_of_a_gaussian_gives_its_smoothed_score(v=1.7, s=0.6):
-    """The best linear R of N(0, v) has (R(x) - x) / s^2 = -x / (v + s^2) (Alain and Bengio 2014)."""
+    """The best R of N(0, v) has (R(x) - x) / s^2 = -x / (v + s^2) (Alain and Bengio 2014)."""
     set_seed(0)
     net = nn.Linear(1, 1)
     fit_denoiser(net, lambda: math.sqrt(v) * torch.randn(4096, 1), s, 300, lr=0.05)
@@ -112,13 +122,14 @@ def test_chains_do_not_see_each_other(steered):
 
 def test_codes_are_white_and_steering_raises_the_class(steered):
     set_seed(0)
-    found = codes.Codes(torch.randn(200, 12), d=3, steps=20)
+    found = Codes(torch.randn(200, 12), d=3, steps=20)
     assert torch.allclose(found.codes.T.cov(), torch.eye(3), atol=1e-3)
     assert found.codes.mean(0).abs().max() < 1e-3
     model, h, y = steered["PPGN-h"], torch.randn(50, 3), torch.ones(50, dtype=torch.int64)
     climb = PPGN(model.generator, model.denoise, model.classifier, Rates(0.0, 0.1, 0.0), 3)
     with torch.no_grad():
-        before, after = (log_class(model.logits(at), y).mean() for at in (h, climb.chains(h, y, 20)))
+        before, after = (log_class(model.logits(at), y).mean()
+                         for at in (h, climb.chains(h, y, 20)))
     assert after > before
 
 
@@ -132,8 +143,8 @@ class Bright(nn.Module):
 def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
     x, y = new_faces(12, 0)
     set_seed(0)
-    model = ppgn.animals(x, ["lion" if lion else "tiger" for lion in y], side=16, width=2, hidden=32,
-                         n_epochs=3)
+    kinds = ["lion" if lion else "tiger" for lion in y]
+    model = ppgn.animals(x, kinds, side=16, width=2, hidden=32, n_epochs=3)
     images = model.sample(5, n_steps=2)
     assert images.shape == (5, 3, 16, 16) and images.isfinite().all() and model.classes == 2
     model.net = Bright()
@@ -208,7 +219,7 @@ def test_digits_of_each_class_are_drawn(n=200):
     def distance(x, y):
         return metrics.nearest(x[:, None, None], real[y][:, None, None])
 
-    found = {}                   # of the worst class: accuracy, diversity, distance to held-out digits
+    found = {}             # of the worst class: accuracy, diversity, distance to held-out digits
     for name, model in models.items():
         kinds = list(enumerate(model.sample(torch.arange(10).repeat_interleave(n)).split(n)))
         found[name] = (

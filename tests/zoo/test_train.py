@@ -6,7 +6,8 @@ from zoo.train import alternate, constant, descend, linear, running_mean, schedu
 
 
 def test_descend_finds_the_minimum_and_leaves_fixed_weights_alone():
-    x, fixed = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    x = torch.nn.Parameter(torch.zeros(3))
+    fixed = torch.nn.Parameter(torch.ones(1), requires_grad=False)
     target, seen = torch.tensor([1.0, -2.0, 0.5]), []
     losses = descend([x, fixed], lambda: (fixed * x - target).square().sum(), 200, 0.1,
                      callback=seen.append)
