@@ -37,16 +37,12 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.nz = encoder, decoder, nz
         start = torch.tensor(math.log(sigma or 1.0))
         self.log_sigma = nn.Parameter(start, requires_grad=sigma is None)
+        self.n_parameters = n_parameters(self)
 
     @property
     def sigma(self):
         """Std of the noise of a value, a float."""
         return self.log_sigma.exp().item()
-
-    @property
-    def n_parameters(self):
-        """Number of parameters of encoder, decoder and noise."""
-        return n_parameters(self)
 
     def encode(self, x):
         """m(x) and s(x), (n, nz) each."""
