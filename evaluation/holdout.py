@@ -20,10 +20,11 @@ from evaluation.modes import refine
 from evaluation.needles import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from evaluation.reconstruction import errors
+from inference.measures import generate
 from inference.posterior import Posterior, frozen, sample_gaussian_prior, squared_distances
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import MOST_RECON, generate
+from utils import MOST_RECON
 
 N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
 N_STARTS = 8               # ... and how many of them are refined

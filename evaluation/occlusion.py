@@ -13,9 +13,10 @@ from scipy.ndimage import distance_transform_edt
 
 from abp import ABP
 from inference.masks import hidden_error, hide, make_mask
+from inference.measures import generate, reconstruction
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import generate, reconstruction, save_recon
+from utils import save_recon
 
 N_SHOWN = 8                # images in a picture, evenly spaced
 HEADS = {"hidden": "hidden [%]", "mae": "ABP: error", "relative": "ABP: relative error",

@@ -4,8 +4,8 @@ import math
 import torch
 from scipy import stats
 
+from inference.measures import N_SAMPLES, SATURATED, panel_range
 from inference.posterior import jacobian, squared_distances
-from utils import N_SAMPLES, SATURATED, panel_range
 
 DISK = 0.95                    # the disk about 0 that holds this share of the prior
 TEAR_LINES, TEAR_POINTS, TEAR_RADIUS = 24, 60, 2.0

@@ -3,8 +3,8 @@ import torch
 
 from evaluation import chains, likelihood, pictures, plane, reconstruction
 from evaluation.density import Joint
+from inference.measures import N_SAMPLES, generate, panel_range, sample_images
 from runs.tables import write_tables
-from utils import N_SAMPLES, generate, panel_range, sample_images
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import utils
 from abp import ABP
+from inference import measures
 from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
@@ -67,8 +68,8 @@ def train(model, budget=None):
 
 
 def _measure(model, passes):
-    samples = utils.sample_images(model.net, model.config)
-    values = utils.measure(model.net, model.z, model.images, samples, model.config)
+    samples = measures.sample_images(model.net, model.config)
+    values = measures.measure(model.net, model.z, model.images, samples, model.config)
     return {key: values[key] for key in MEASURED} | {
         "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
         "passes": passes}

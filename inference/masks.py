@@ -89,7 +89,7 @@ def hide(images, mask):
     return images.masked_fill(mask == 0, 0)
 
 
-def visible_share(mask):
+def visible_fraction(mask):
     """The share of pixels that a mask (n, 1, S, S) leaves visible; 1 of None."""
     return 1.0 if mask is None else mask.mean().item()
 
@@ -99,7 +99,7 @@ def halvings(mask):
 
     For each, GenNet's finest deconvolution that learns has too few pixels to learn from.
     """
-    return round(-math.log2(visible_share(mask)))
+    return round(-math.log2(visible_fraction(mask)))
 
 
 def fingerprint(mask):

@@ -1,5 +1,5 @@
 """Tables as CSV (full precision, for programs), Markdown and LaTeX (rounded, for readers)."""
-from runs.files import write_atomic, write_table
+from runs.files import write_atomic, write_csv
 from runs.latex import tabular
 from runs.options import UserError
 
@@ -22,7 +22,7 @@ def write_tables(folder, name, rows, heads=None, forms=None, row_forms=None):
     cells = [[_text(row[key], form or forms.get(key, ".4g")) for key in keys]
              for row, form in zip(rows, row_forms, strict=True)]
     words = [all(isinstance(row[key], str) for row in rows) for key in keys]       # columns of words
-    write_table(folder / f"{name}.csv", rows)
+    write_csv(folder / f"{name}.csv", rows)
     write_atomic(folder / f"{name}.md", markdown(titles, cells, words))
     filled = [k for k, key in enumerate(keys) if any(row[key] is not None for row in rows)]
     filled = filled or range(len(keys))

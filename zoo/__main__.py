@@ -8,11 +8,10 @@ To add a model, write zoo/NAME.py with a function that trains it on images, and 
 MODELS.
 """
 import sys
-import warnings
 from dataclasses import dataclass
 
 from abp import data_folder
-from runs.options import Interrupted, check, exit_status, option, parse_args
+from runs.options import Interrupted, check, option, run_program
 from zoo import (
     abp,
     began,
@@ -50,8 +49,8 @@ MODELS = {                       # in the order of the sheet
 
 @dataclass(frozen=True)
 class ZooConfig:
-    name: str = option("all", "model, or all; the flag may be left out", choices=("all", *MODELS))
-    data: str = option("data/drawn", "folder of images")
+    name: str = option("all", "a model, or all of them", choices=("all", *MODELS), positional=True)
+    data: str = option("", "folder of images; none: the drawn faces in data/drawn")
     out: str = option("output/zoo", "folder for the sheet and its table")
     reuse: bool = option(False, "take models that were trained on the same images from --out")
 
@@ -59,29 +58,21 @@ class ZooConfig:
         check(self)
 
 
-def run(config, given):
+def compare(config, given):
     """Make the sheet of the configuration and print its table."""
     every = config.name == "all"
     entries = MODELS if every else {config.name: MODELS[config.name]}
     stem = "animals" if every else f"{config.name}_animals"
-    table = sheet.make(entries, data_folder(config), config.out, stem, config.reuse)
+    try:
+        table = sheet.make(entries, data_folder(config), config.out, stem, config.reuse)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; finished models are kept: continue with --reuse") from None
     print(table.read_text("utf-8"))
 
 
 def main(argv=None):
     """Run the command line -> exit status: 0, 2 after an error, 130 if stopped."""
-    warnings.filterwarnings("ignore", ".*torch.jit.script.*", FutureWarning)     # torch's own
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--name")
-
-    def action():
-        try:
-            run(*parse_args(ZooConfig, argv, __doc__, "-m zoo"))
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; finished models are kept: go on with --reuse") from None
-
-    return exit_status("python -m zoo", action)
+    return run_program("python -m zoo", __doc__, {"": (ZooConfig, compare)}, argv)
 
 
 if __name__ == "__main__":

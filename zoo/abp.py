@@ -15,7 +15,7 @@ class Alternating:
 
     def __init__(self, config, data):
         model = ABP(config, data, "warm")
-        for _ in model.train():
+        for _ in model:
             pass
         self.config, self.net, self.z = config, frozen(model.net), model.z
         self.sigma, self.n_parameters = config.mse_sigma, n_parameters(model.net)
@@ -40,8 +40,7 @@ def settings(side, **options):
     """abp.Config for images of another side, with the ratio sigma^2 / D of the defaults at FULL."""
     scale = side / FULL
     return Config(**{"img_size": side, "start": "warm", "mse_sigma": scale * Config.mse_sigma,
-                     "sigma_start": scale * Config.sigma_start, "device": "cpu",
-                     "precision": "fp32", "seed": 0} | options)
+                     "sigma_start": scale * Config.sigma_start, "seed": 0} | options)
 
 
 def animals(data):

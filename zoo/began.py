@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from inference.measures import to_side
 from models import GenNet
-from utils import to_side
 from zoo import gan
 from zoo.networks import n_parameters
 from zoo.train import alternate
@@ -117,21 +117,16 @@ class BEGAN:
         return self.autoencoder(x)
 
 
-def image_began(h=32, width=16, **options):
-    """A BEGAN of images (n, 3, 32, 32): G and D's decoder are ABP's generator, D's without tanh."""
+def animals(data, steps=2000, h=32, width=16):
+    """The BEGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, at 32 x 32.
+
+    G is ABP's generator, and so is D's decoder, without its tanh; z and codes have h numbers. It
+    collapses on the 18 training images of the sheet: samples are nearly the same (zoo/README.md).
+    """
+    data = to_side(data, 32)
     decoder = GenNet(h, 32, 128, 12)
     decoder.deconv = decoder.deconv[:-1]
     layers = gan.image_layers(width, nn.ELU())
     autoencoder = nn.Sequential(*layers, nn.Linear(64 * width, h), decoder)
-    return BEGAN(GenNet(h, 32, 128, 12), autoencoder, h, **options)
-
-
-def animals(data, steps=2000):
-    """The BEGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, at 32 x 32.
-
-    It collapses on the 18 training images of the sheet: samples are nearly the same
-    (zoo/README.md).
-    """
-    data = to_side(data, 32)
-    model = image_began(gamma=0.7, rate=0.05, lr=1e-3, batch=8)
+    model = BEGAN(GenNet(h, 32, 128, 12), autoencoder, h, gamma=0.7, rate=0.05, lr=1e-3, batch=8)
     return model.fit(torch.cat([data, data.flip(3)]), steps)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import to_side
+from inference.measures import to_side
 from zoo import gan
 from zoo.networks import mlp
 

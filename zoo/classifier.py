@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from evaluation import factors
-from utils import to_side
+from inference.measures import to_side
 
 SIDE = 8                         # of the images that are classified
 SHIFTS = (-1 / 16, -1 / 32, 0, 1 / 32, 1 / 16)       # in both directions, fractions of the side

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from inference.measures import to_side
 from models import GenNet
-from utils import to_side
 from zoo.networks import n_parameters
 from zoo.train import alternate, linear, running_mean, scheduled
 

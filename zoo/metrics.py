@@ -50,11 +50,6 @@ def pattern_coverage(x, world, least=0.1):
     return _coverage(world.counts(x), len(x), least / len(world.patterns))
 
 
-def one_gaussian(x, n):
-    """n draws (n, d) of the Gaussian with mean and covariance of points x (m, d), a baseline."""
-    return x.mean(0) + torch.randn(n, x.shape[1]) @ torch.linalg.cholesky(x.T.cov()).T
-
-
 class Grid(NamedTuple):
     """Cell centres of a square [-half, half]^2, float64."""
     z: torch.Tensor              # (cells^2, 2), z_1 slow, z_2 fast

@@ -5,6 +5,7 @@ N_SAMPLES images. A quantity that a model does not define stays empty.
 """
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ import torch
 
 from abp import ROOT
 from evaluation.linear import bits_per_dim
+from inference.measures import to_side
 from runs.files import hash_images, save_checkpoint, set_seed, write_atomic, write_json
 from runs.latex import escape, macros
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import load_img_tensors, save_recon, to_side
+from utils import load_img_tensors, save_recon
 from zoo.classifier import LEAST_ACCURACY, Classifier, kinds
 from zoo.metrics import nearest, pair_distance
 
@@ -54,11 +56,11 @@ class Entry(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Images (n, 3, SIDE, SIDE) in [-1, 1] and their kinds, lists of texts or None."""
+    """Images (n, 3, SIDE, SIDE) in [-1, 1] and their kinds, lists of texts, empty if unknown."""
     train: torch.Tensor
     test: torch.Tensor
-    train_kinds: list | None
-    test_kinds: list | None
+    train_kinds: list
+    test_kinds: list
 
 
 def make(entries, data, out, stem="animals", reuse=False):
@@ -77,7 +79,7 @@ def make(entries, data, out, stem="animals", reuse=False):
     split, out = _split(data), Path(out)
     classifier, accuracy = _classifier(split)
     shown = {"real": split.train[_evenly(len(split.train))]}
-    rows, views, hashes = [_real(split, classifier)], set(), hash_images(data)
+    rows, hashes = [_real(split, classifier)], hash_images(data)
     for name, entry in entries.items():
         if entry.needs_kinds and not split.train_kinds:
             unable = (f"--data {data}: {entry.label} needs the kinds of the images: a factors.csv, "
@@ -88,15 +90,14 @@ def make(entries, data, out, stem="animals", reuse=False):
             continue
         kept = _trained(name, entry, split, out, hashes, reuse)
         row, samples = kept["row"], kept["samples"].float()
-        if entry.seen and row["view"] not in views:
-            views.add(row["view"])
-            shown[row["view"].split(", ")[-1]] = to_side(entry.seen(shown["real"]), SIDE)
+        if entry.seen:
+            levels = row["view"].split(", ")[-1]               # "16 greys"
+            shown.setdefault(levels, to_side(entry.seen(shown["real"]), SIDE))
         if entry.fills:
             shown["to fill"] = to_side(kept["masked"].float(), SIDE)
             row |= dict.fromkeys(SAMPLED)
         else:
-            side = samples.shape[-1]
-            view = entry.seen or (lambda images, side=side: to_side(images, side))
+            view = entry.seen or partial(to_side, side=samples.shape[-1])
             row |= _of_samples(samples, view, split, classifier)
         shown[row["model"]] = to_side(samples[:N_SHOWN], SIDE).clamp(-1, 1)
         rows.append(row)
@@ -125,13 +126,11 @@ def _split(data):
     if held.sum() < 2:
         raise UserError(f"--data {data}: holds {len(images)} images, too few; "
                         f"the sheet needs {2 * HELD_OUT}")
-    known = kinds(data, names)
-    if not known:
-        return Split(images[~held], images[held], None, None)
-    train_kinds, test_kinds = ([kind for kind, out in zip(known, held, strict=True) if out == part]
+    known = kinds(data, names) or []
+    train_kinds, test_kinds = ([kind for kind, out in zip(known, held, strict=False) if out == part]
                                for part in (False, True))
-    if not set(train_kinds) == set(test_kinds) == set(known):
-        train_kinds = test_kinds = None            # each part must hold every kind
+    if not set(train_kinds) == set(test_kinds):            # each part must hold every kind
+        train_kinds = test_kinds = []
     return Split(images[~held], images[held], train_kinds, test_kinds)
 
 

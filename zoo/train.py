@@ -30,18 +30,14 @@ def scheduled(optimizer, steps, schedule):
     return LambdaLR(optimizer, lambda step: schedule(step / steps))
 
 
-def weights_of(optimizer):
-    """The parameters that an optimizer updates, a list."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
 def update(optimizer, loss, clip=math.inf):
     """One step of an optimizer on loss() -> (); returns the loss, a float.
 
     Only the optimizer's own weights receive a gradient; a longer gradient is scaled down to norm
     `clip`.
     """
-    value, weights = loss(), weights_of(optimizer)
+    value = loss()
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)
     value.backward(inputs=weights)
     if clip < math.inf:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import to_side
 from zoo import datasets, metrics, pixelcnn, pixelrnn, views
 from zoo.autoregressive import MaskedConv2d, Thumbnails
 from zoo.pixelcnn import PixelCNN

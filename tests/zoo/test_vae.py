@@ -9,8 +9,9 @@ from torch import nn
 from abp import ROOT
 from data.draw import draw_set
 from evaluation.linear import fit_pca, log_normal
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import load_img_tensors, to_side, to_tensor
+from utils import load_img_tensors, to_tensor
 from zoo import abp
 from zoo.datasets import digits
 from zoo.metrics import dense
