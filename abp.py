@@ -23,41 +23,31 @@ import torch
 
 import utils
 from explorer import pictures
-from inference.masks import (
-    MEANING,
-    fingerprint,
-    halvings,
-    hide,
-    make_mask,
-    parse_mask,
-    visible_fraction,
-)
+from inference import masks
 from inference.measures import log_row
 from inference.posterior import Posterior, check_generator, frozen, sample_gaussian_prior
 from inference.samplers import TARGET_GRADIENT, langevin, mala, smmala
 from models import MIN_SIZE, GenNet
-from runs import manuscript, recorder
+from runs import recorder
 from runs.device import DTYPES, choose_device, choose_precision
 from runs.files import load_checkpoint, load_weights, set_seed
 from runs.options import UserError, check, option, run_program
 
-ROOT = Path(__file__).resolve().parent
 SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
-# Acceptance rates that adapted step sizes seek; Eq. 6 takes every step and is less biased with small ones
+# acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
 TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
-# The posterior changes during training, so the adaptation gain does not fall below that of step 10.
-MOST_AGE = 10
+MOST_AGE = 10     # the posterior keeps changing, so the adaptation gain stays at that of step 10
 PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 30, "prior_draws": 0,
                        "learn_num_steps": 1, "z_noise": 0, "mse_sigma": 1, "sigma_start": 1}}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters: edit them here or on the command line: python abp.py --n_epochs 9 --start warm"""
+    """Hyperparameters: edit them here or on the command line: python abp.py --n_epochs 9"""
     start: str = option("both", "chains continue from the last epoch (warm) or begin anew (cold)",
                         choices=("both", "warm", "cold"), group="what to run")
     data: str = option("", "folder of images; none: the drawn faces in data/drawn")
-    mask: str = option("none", f"visible pixels of the images: {MEANING}")
+    mask: str = option("none", f"visible pixels of the images: {masks.MEANING}")
     out: str = option("", "run folder to make; none: the next free output/001, output/002, ...")
     resume: str = option("", "run folder to continue; a larger --n_epochs extends a finished run")
     seed: int = option(1, "seed of all random numbers", 0, 2**31 - 1)
@@ -67,15 +57,15 @@ class Config:
 
     n_epochs: int = option(240, "passes over the images", 1, 10**6, group="handout")
     lr: float = option(4.5e-3, "highest learning rate of Adam", 1e-7, 1)
-    gamma: float = option(1.0, "factor of the learning rate per epoch, 0.996 in the course; 1: warm-up, "
-                               "then a cosine to lr_end * lr", 1e-3, 1)
+    gamma: float = option(1.0, "factor of the learning rate per epoch, 0.996 in the course; 1: "
+                               "warm-up, then a cosine to lr_end * lr", 1e-3, 1)
     beta1: float = option(0.9, "Adam's decay of the mean gradient", 0, 0.9999)
     beta2: float = option(0.999, "Adam's decay of the mean squared gradient", 0, 0.99999)
     langevin_num_steps: int = option(1, "Langevin steps per inference", 1, 10**5)
-    langevin_step_size: float = option(0.0, "s of Eq. 6, std of a step's noise in units of z (smmala: of "
-                                            "the posterior's width); 0: adapted per image", 0, 10)
-    mse_sigma: float = option(3.0, "sigma of Eq. 3, std of the noise on a pixel in [-1, 1]: small for "
-                                   "sharp images, large for a smooth plane", 1e-3, 1e4)
+    langevin_step_size: float = option(0.0, "s of Eq. 6, std of a step's noise in units of z "
+                                            "(smmala: of the posterior's width); 0: adapted", 0, 10)
+    mse_sigma: float = option(3.0, "sigma of Eq. 3, std of the noise on a pixel in [-1, 1]: small "
+                                   "for sharp images, large for a smooth plane", 1e-3, 1e4)
     prior_sigma: float = option(1.0, "std of the prior of z", 1e-3, 1e3)
     nz: int = option(2, "dimension of the latent z", 1, 128)
     img_size: int = option(128, "side of the images in pixels, a power of two", MIN_SIZE, 512)
@@ -85,19 +75,19 @@ class Config:
                          1, 8192, group="generator")
     width: int = option(24, "channels at 64 x 64; more at smaller sides", 1, 512)
 
-    batch_size: int = option(64, "images per inference and learning step", 1, 4096, group="learning")
+    batch_size: int = option(64, "images inferred and learned together", 1, 4096, group="learning")
     learn_num_steps: int = option(8, "learning steps after each inference", 1, 1000)
     lr_end: float = option(0.02, "fraction of lr at which the cosine ends", 0, 1)
-    sigma_start: float = option(20.0, "sigma at the first epoch, if above mse_sigma, which it reaches "
-                                      "after 60 % of the epochs", 1e-3, 1e4)
-    z_noise: float = option(0.06, "std, in units of prior_sigma, of noise on z in the learning step, "
+    sigma_start: float = option(20.0, "sigma at the first epoch, if above mse_sigma, which it "
+                                      "reaches after 60 % of the epochs", 1e-3, 1e4)
+    z_noise: float = option(0.06, "std, in units of prior_sigma, of noise on z in learning steps, "
                                   "which makes the plane between images smooth", 0, 10)
 
-    sampler: str = option("auto", "langevin is Eq. 6, mala adds an accept step, smmala a metric too; auto: "
-                                  "langevin if langevin_step_size is given, else smmala",
+    sampler: str = option("auto", "langevin is Eq. 6, mala adds an accept step, smmala a metric "
+                                  "too; auto: langevin if a step size is given, else smmala",
                           choices=("auto", *SAMPLERS), group="inference")
-    prior_draws: int = option(96, "draws of the prior that compete by likelihood to start a cold chain or "
-                                  "to replace a warm chain's state; 0: none", 0, 10**5)
+    prior_draws: int = option(96, "draws of the prior that compete by likelihood to start a cold "
+                                  "chain or replace a warm chain's state; 0: none", 0, 10**5)
 
     n_log: int = option(10, "epochs between lines of log.txt and between checkpoints", 1, 10**6,
                         group="output")
@@ -108,8 +98,8 @@ class Config:
     def __post_init__(self):
         check(self)
         if self.img_size & (self.img_size - 1):
-            raise UserError(f"--img_size must be a power of two from {MIN_SIZE}, not {self.img_size}")
-        parse_mask(self.mask, self.img_size)
+            raise UserError(f"--img_size must be a power of two, not {self.img_size}")
+        masks.parse_mask(self.mask, self.img_size)
 
     @property
     def starts(self):
@@ -122,20 +112,22 @@ class Config:
         return automatic if self.sampler == "auto" else self.sampler
 
     def sigma(self, epoch, visible=1.0):
-        """sigma of Eq. 3 in an epoch; it starts lower where only a fraction of the pixels is visible."""
-        first, share = self.sigma_start * math.sqrt(visible), min(1.0, epoch / (0.6 * self.n_epochs))
-        return max(first, self.mse_sigma) ** (1 - share) * self.mse_sigma ** share
+        """sigma of Eq. 3 in an epoch; it starts lower if only a fraction of pixels is visible."""
+        first = max(self.sigma_start * math.sqrt(visible), self.mse_sigma)
+        done = min(1.0, epoch / (0.6 * self.n_epochs))
+        return first ** (1 - done) * self.mse_sigma ** done
 
     def learning_rate(self, progress):
-        """Adam's learning rate at a progress in [0, 1): lr gamma^epoch, or warm-up (4 %) and a cosine."""
+        """Adam's learning rate at a progress in [0, 1): lr gamma^epoch, or warm-up and a cosine."""
         if self.gamma < 1:
             return self.lr * self.gamma ** int(progress * self.n_epochs + 1e-9)
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr * min(1.0, progress / 0.04 + 0.01) * (self.lr_end + (1 - self.lr_end) * cosine)
+        warm_up = min(1.0, progress / 0.04 + 0.01)
+        return self.lr * warm_up * (self.lr_end + (1 - self.lr_end) * cosine)
 
 
 class ABP:
-    """A generator and one latent per training image. Iterating trains; an epoch yields a row of the log.
+    """A generator and one latent per training image; iterating trains, a row of the log per epoch.
 
     images  (n, 3, S, S) in [-1, 1], and their names for messages; start "warm" or "cold"
     Raises UserError if the generator mixes the images of a batch or makes images of another shape.
@@ -145,11 +137,11 @@ class ABP:
         self.config, self.images, self.start = config, images, start
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.names = names or [f"image {i}" for i in range(len(images))]
-        self.mask = make_mask(config.mask, len(images), config.img_size, config.seed)
+        self.mask = masks.make_mask(config.mask, len(images), config.img_size, config.seed)
         set_seed(config.seed)
-        self.visible, self.smooth = visible_fraction(self.mask), halvings(self.mask)
+        self.visible, self.smooth = masks.visible_fraction(self.mask), masks.halvings(self.mask)
         self.net = GenNet(config.nz, config.img_size, config.hidden, config.width, self.smooth)
-        self.net.to(self.device, memory_format=torch.channels_last).eval()
+        self.net.to(self.device, memory_format=torch.channels_last)
         check_generator(self.net, config.nz, images.shape[1:])
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.lr, betas, fused=True)
@@ -159,84 +151,75 @@ class ABP:
         self.epoch, self.passes, self.jumps, self.history = 0, 0, 0, []
 
     # ---- step 1: infer
-
     def infer(self, index):
-        """Step 1 for the images `index` (m,): a new self.z -> acceptance rate (m,), step size (m,)."""
+        """Step 1 for the images `index` (m,): new self.z -> acceptance and step size, (m,) each."""
         x, mask = self._batch(index)
         posterior = self.posterior(x, self.config.sigma(self.epoch, self.visible), mask)
         z = self.chain_start(posterior, self.z[index])
         self.jumps += (z != self.z[index]).any(1).sum().item() if self.start == "warm" else 0
-        chains = self.sample(posterior, z, self.step[index])
-        self._check_finite(chains.z, index, "its Langevin chain", "--langevin_step_size (0 adapts it)")
+        chains = self.sample_langevin(z, posterior, self.step[index])
+        self._check_finite(chains.z, index, "its chain", "--langevin_step_size (0 adapts it)")
         self.z[index], self.step[index] = chains.z, chains.step
         self.passes += chains.passes * len(index)
         return chains.acceptance, chains.step
 
     def chain_start(self, posterior, current):
-        """The z (n, nz) from which chains start: `current` (n, nz), or a jump (warm); the prior (cold)."""
-        n, n_draws = len(current), self.config.prior_draws
-        if self.start == "cold":
-            current = None
+        """Where chains start -> z (n, nz): `current` or a jump (warm), draws of the prior
+        (cold)."""
+        warm, n, n_draws = self.start == "warm", len(current), self.config.prior_draws
         if not n_draws:
-            return self._prior(n) if current is None else current
-        self.passes += n_draws + (0 if current is None else n)
-        return posterior.resample(self._prior(n_draws), current)
+            return current if warm else self._prior(n)
+        self.passes += n_draws + (n if warm else 0)
+        return posterior.resample(self._prior(n_draws), current if warm else None)
 
-    def sample(self, posterior, z, step):
-        """langevin_num_steps steps of the sampler from z (n, nz) with step sizes (n,) -> Chains   (Eq. 6)"""
+    def sample_langevin(self, z, posterior, step):
+        """langevin_num_steps steps from z (n, nz) with step sizes (n,) -> Chains    (Eq. 6)"""
         config, name = self.config, self.config.chosen_sampler
         density = posterior.local if name == "smmala" else posterior.energy
         target = None if config.langevin_step_size else TARGETS[name]
         age = min(self.epoch * config.langevin_num_steps, MOST_AGE)
         return SAMPLERS[name](density, z, config.langevin_num_steps, step, target, age)
 
-    def sample_langevin(self, z, x):
-        """One inference for any images x (n, 3, S, S), from z (n, nz), at mse_sigma -> z (n, nz)."""
-        return self.sample(self.posterior(x), z, self.step.mean().expand(len(z))).z
-
     def posterior(self, x, sigma=None, mask=None):
-        """p(z | x) of the generator as it is, for images x (n, 3, S, S); sigma defaults to mse_sigma."""
-        config = self.config
-        sigma = sigma or config.mse_sigma
-        return Posterior(frozen(self.net), x, sigma, config.prior_sigma, self.dtype, mask)
+        """p(z | x) of the present generator for images x (n, 3, S, S), at mse_sigma if None."""
+        sigma, prior_sigma = sigma or self.config.mse_sigma, self.config.prior_sigma
+        return Posterior(frozen(self.net), x, sigma, prior_sigma, self.dtype, mask)
 
     # ---- step 2: learn
-
     def learn(self, index, progress):
-        """Step 2 for the images `index` (m,): one Adam step on Eq. 7 at their z, widened by z_noise.
+        """Step 2 for the images `index` (m,): an Adam step on Eq. 7 at their z, widened by z_noise.
 
-        progress in [0, 1) sets the learning rate. Returns the norm of the gradient of Eq. 7 at mse_sigma.
+        progress in [0, 1) sets the learning rate. Returns the norm of Eq. 7 at mse_sigma.
         """
         (x, mask), z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
-            error = x - self.net.train()(z).float()
-        self.net.eval()
+            error = x - self.net(z).float()
         squared_error = (error if mask is None else error * mask).square().sum((1, 2, 3))
-        self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (a smaller one)")
+        self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (lower it)")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
         self.optimizer.zero_grad(set_to_none=True)
-        (squared_error.mean() / x[0].numel()).backward()  # proportional to Eq. 7: Adam is scale-invariant
+        # proportional to Eq. 7; Adam is scale-invariant
+        (squared_error.mean() / x[0].numel()).backward()
         self.optimizer.step()
-        self.passes += 3 * len(index)                     # forward, backward to inputs and to weights
+        self.passes += 3 * len(index)             # forward, backward to inputs and to weights
         norm = torch.stack([p.grad.norm() for p in self.net.parameters()]).norm()
         return norm * x[0].numel() / (2 * self.config.mse_sigma**2)
 
     # ---- the algorithm
-
     def __iter__(self):
-        """Alternate the two steps until n_epochs. Yields a row of the log, a dict, after each epoch."""
+        """Alternate the two steps until n_epochs. Yields a row of the log (a dict) per epoch."""
         config, n = self.config, len(self.images)
         n_batches = math.ceil(n / config.batch_size)
         while self.epoch < config.n_epochs:
             began, found, norms, self.passes, self.jumps = time.perf_counter(), [], [], 0, 0
             batches = torch.randperm(n).to(self.device).tensor_split(n_batches)
             for batch, index in enumerate(batches):
-                found.append(torch.stack(self.infer(index)))                              # step 1, Eq. 6
-                for k in range(config.learn_num_steps):                                   # step 2, Eq. 7
-                    share = (batch + k / config.learn_num_steps) / n_batches
-                    norms.append(self.learn(index, (self.epoch + share) / config.n_epochs))
+                found.append(torch.stack(self.infer(index)))               # step 1, Eq. 6
+                for k in range(config.learn_num_steps):                    # step 2, Eq. 7
+                    done = (batch + k / config.learn_num_steps) / n_batches
+                    norms.append(self.learn(index, (self.epoch + done) / config.n_epochs))
             self.epoch += 1
             row = log_row(self, *torch.cat(found, 1), torch.stack(norms).mean().item())
             self.history.append(row | {"seconds": time.perf_counter() - began})
@@ -246,12 +229,12 @@ class ABP:
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
 
     def _batch(self, index):
-        """Images and mask at `index`, on the device; hidden pixels are 0, so that nothing learns them."""
+        """Images and mask at `index`, on the device; hidden pixels are 0: nothing learns them."""
         index = index.cpu()
         x, mask = self.images[index], None
         if self.mask is not None:
             mask = self.mask[index]
-            x, mask = hide(x, mask), mask.to(self.device)
+            x, mask = masks.hide(x, mask), mask.to(self.device)
         return x.to(self.device, memory_format=torch.channels_last), mask
 
     def _check_finite(self, values, index, what, remedy):
@@ -262,7 +245,7 @@ class ABP:
 
 
 def fit(images, **options):
-    """Train one start from Python -> (generator in eval mode, z (n, nz), history: a dict per epoch).
+    """Train one start from Python -> (generator in eval mode, z (n, nz), history: list of dicts).
 
     images   (n, 3, S, S) in [-1, 1], a tensor or an array; options are fields of Config
     Raises UserError if shape, type or range of the images or of an option is wrong.
@@ -293,22 +276,9 @@ def load_run(folder):
     return config, frozen(net), checkpoint["z"]
 
 
-# ------------------------------------------------------------------------------- the command line
-
-def data_folder(config):
-    """The folder of --data; without it the drawn faces beside this file."""
-    return Path(config.data) if config.data else ROOT / "data" / "drawn"
-
-
 def train(config, given=frozenset()):
     """Begin or continue a run: train its starts, write all that the run folder holds."""
-    def load(config):
-        images, names = utils.load_img_tensors(data_folder(config), config.img_size)
-        mask = make_mask(config.mask, len(images), config.img_size, config.seed)
-        return images, names, fingerprint(mask)
-
-    run = recorder.open_run(config, given, data_folder, load, ROOT / "output")
-    print(f"{run.folder}: {len(run.images)} images, {run.device}, {run.precision}")
+    run = recorder.open_run(config, given, utils.load_inputs)
     metrics, histories = {}, {}
     for start in run.config.starts:
         model = ABP(run.config, run.images, start, run.device, run.precision, run.names)
@@ -318,15 +288,11 @@ def train(config, given=frozenset()):
         print(f"{run.folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, "
               f"{metrics[start]['seconds']:.0f} s")
     utils.draw_pairs(run.folder, histories, run.config)
-    run.finish(metrics)
-    manuscript.write(run.folder, metrics, histories, run.config, run.record)
-    first = run.folder / run.config.starts[0]
-    print(f"open {first / 'interp.png'} and {first / 'explorer.html'}; "
-          f"next: python -m evaluation {run.folder}")
+    run.finish(metrics, histories)
 
 
 def main(argv=None):
-    """Run the command line -> exit status: 0; 2 after an error, in one line on stderr; 130 if stopped."""
+    """Run the command line -> exit status: 0, 2 after an error (one line), 130 if stopped."""
     return run_program("abp.py", __doc__, {"": (Config, train)}, argv, PRESETS)
 
 

@@ -1,4 +1,5 @@
-"""Images in, pictures of a run out: reconstructions, random samples, the panel, loss curves, latents.
+"""Images in, pictures of a run out: reconstructions, random samples, the panel, loss curves,
+latents.
 
 Pixels are in [-1, 1]: 0 is read as -1 and 255 as 1, and pictures are written with that fixed range.
 """
@@ -20,19 +21,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
-from inference.masks import hide
-from inference.measures import (
-    generate,
-    measure,
-    panel_axes,
-    panel_latents,
-    panel_range,
-    sample_images,
-)
-from runs.files import half_way, list_images, write_atomic, write_json
+from inference.masks import fingerprint, make_mask
+from runs.files import data_folder, half_way, list_images, write_atomic
 from runs.options import UserError
 
-COLUMN = 3.3                     # inches, width of a report's column; figures are 1 or 2 columns wide
+COLUMN = 3.3  # inches, width of a report's column; figures are 1 or 2 columns wide
 TEXT, SMALL = 8, 7               # points: captions and labels; numbers along axes
 STYLE = {                        # Computer Modern, as in a LaTeX report
     "font.family": "serif", "font.serif": ["cmr10"], "mathtext.fontset": "cm", "font.size": TEXT,
@@ -47,9 +40,7 @@ LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
 GAP = 2                          # pixels between the images of a grid
 MARGIN = 0.5                     # inches for the labels of the panel
 MOST_PIXELS = 6000               # width of the largest panel, in pixels
-COMPRESSION = 3                  # of PNG files: half the time of the default 6, and 7 % more bytes
-MOST_RECON = 48                  # reconstructions in a figure; of a larger folder, evenly spaced ones
-
+COMPRESSION = 3
 
 # -------------------------------------------------------------------------------------- images in
 
@@ -65,12 +56,20 @@ def load_img_tensors(folder, img_size):
     return images, [p.name for p in paths]
 
 
+def load_inputs(config):
+    """The images of a run (n, 3, S, S), their names, and the fingerprint of its mask."""
+    images, names = load_img_tensors(data_folder(config), config.img_size)
+    mask = make_mask(config.mask, len(images), config.img_size, config.seed)
+    return images, names, fingerprint(mask)
+
+
 def load_image(path, img_size):
     """One file as a (3, img_size, img_size) float32 tensor in [-1, 1].
 
-    Upright after its EXIF orientation, first frame of an animation, transparency on white, RGB from grey,
-    palette and CMYK, 16 bits as 8, cropped square at the centre, resized with antialiasing.
-    Raises UserError naming the file if it is no image, is truncated, or exceeds Pillow's limit of pixels.
+    Upright after its EXIF orientation, first frame of an animation, transparency on white, RGB from
+    grey, palette and CMYK, 16 bits as 8, cropped square at the centre, resized with antialiasing.
+    Raises UserError naming the file if it is no image, is truncated, or exceeds Pillow's limit of
+    pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -81,9 +80,10 @@ def load_image(path, img_size):
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
                         "make it smaller or take it out of the folder") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:     # all of these are Pillow's "broken"
+    except (OSError, ValueError, SyntaxError, EOFError) as error:     # Pillow's ways to say "broken"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
+        reason = reason.replace(repr(str(path)), "it")
+        raise UserError(f"{path}: cannot be read as an image ({reason}); "
                         "repair it or take it out of the folder") from None
     return to_tensor(ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS))
 
@@ -96,7 +96,8 @@ def _upright(image):
 
 
 def _to_rgb(image):
-    if image.mode.startswith("I;16") or image.mode == "I":     # 16-bit grey: convert() clips it to white
+    # 16-bit grey: convert() clips it to white
+    if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         image = Image.fromarray(grey.round().astype(np.uint8))
     if image.has_transparency_data:
@@ -118,8 +119,9 @@ def check_images(images):
     images = torch.as_tensor(images)
     if not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; give floating-point values in [-1, 1]")
-    if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not len(images):
-        raise UserError(f"images have the shape {tuple(images.shape)}; give (n, 3, S, S)")
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not shape[0]:
+        raise UserError(f"images have the shape {shape}; give (n, 3, S, S)")
     if not images.abs().max() <= 1:
         raise UserError(f"images range from {images.min():g} to {images.max():g}; "
                         "give values in [-1, 1]")
@@ -127,7 +129,8 @@ def check_images(images):
 
 
 def to_pixels(images):
-    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never stretched."""
+    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never
+    stretched."""
     pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
     return pixels.byte().movedim(-3, -1).numpy()
 
@@ -137,22 +140,25 @@ def to_pixels(images):
 @cache
 def picture_font(pixels):
     """Computer Modern of a size in pixels, for text in PNG pictures."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmr10.ttf"), pixels)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmr10.ttf"
+    return ImageFont.truetype(str(path), pixels)
 
 
 def picture_text(width):
-    """The size in pixels of TEXT in a picture of `width` pixels that is printed two columns wide."""
+    """The size in pixels of TEXT in a picture of `width` pixels that is printed two columns
+    wide."""
     return round(width * TEXT / (72 * 2 * COLUMN))
 
 
 def save_figure(fig, paths, dpi=300):
     """Draw a matplotlib Figure to paths, .png or .pdf: the same bytes each time, tight margins."""
-    logging.getLogger("fontTools").setLevel(logging.ERROR)        # it warns of the age of Computer Modern
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the age of Computer Modern
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
                  else {"pil_kwargs": {"compress_level": COMPRESSION}})
-        fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02, **extra)
+        fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02,
+                    **extra)
         write_atomic(path, buffer.getvalue())
 
 
@@ -163,14 +169,16 @@ def _save_picture(picture, path):
 
 
 def _tile(images, ncol):
-    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture (H, W, 3) of rows of ncol, with white gaps."""
+    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture (H, W, 3) of rows of ncol, with white
+    gaps."""
     pixels = torch.from_numpy(to_pixels(images)).movedim(-1, 1)
     sheet = make_grid(pixels, ncol, padding=GAP, pad_value=255).movedim(0, -1).numpy()
     return sheet[GAP:-GAP, GAP:-GAP] if len(images) > 1 else sheet       # without the outer gap
 
 
 def save_images(images, path, ncol=12):
-    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1 white."""
+    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1
+    white."""
     _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
 
 
@@ -184,10 +192,11 @@ def save_recon(rows, path, ncol=12):
     between, text = max(4, height // 12), max(8, height // 8, picture_text(ncol * (width + GAP)))
     margin = max(16, height // 4, math.ceil(1.25 * text))
     longest = max(picture_font(text).getlength(label) for label in rows)
-    font = picture_font(max(6, int(text * min(1, height / longest))))       # no label longer than its row
+    # no label longer than its row
+    font = picture_font(max(6, int(text * min(1, height / longest))))
     block = len(rows) * (height + GAP) - GAP + between
-    sheet = Image.new("RGB", (margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between),
-                      "white")
+    size = margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between
+    sheet = Image.new("RGB", size, "white")
     for k in range(0, n, ncol):
         for j, (label, images) in enumerate(rows.items()):
             y = k // ncol * block + j * (height + GAP)
@@ -246,7 +255,8 @@ def plot_stats(histories, paths):
             epochs = [r["epoch"] for r in rows]
             marker = "." if len(rows) < 3 else None
             for ax, key in zip(axes, ("loss", "psnr"), strict=True):
-                ax.plot(epochs, [r[key] for r in rows], label=f"{start} start", marker=marker, **LINES[start])
+                ax.plot(epochs, [r[key] for r in rows], label=f"{start} start", marker=marker,
+                        **LINES[start])
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -261,10 +271,12 @@ def plot_stats(histories, paths):
 
 
 def plot_latents(z, images, prior_sigma, path, most=60):
-    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of the prior.
+    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of
+    the prior.
 
-    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most` thumbnails,
-    and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0, prior_sigma^2 I).
+    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most`
+    thumbnails, and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0,
+    prior_sigma^2 I).
     """
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
@@ -277,10 +289,10 @@ def plot_latents(z, images, prior_sigma, path, most=60):
             ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
         ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
         step = max(1, math.ceil(len(z) / most))
-        zoom = 17 / images.shape[-1]              # thumbnails of about 17 points, whatever the image size
+        zoom = 17 / images.shape[-1]  # thumbnails of about 17 points, whatever the image size
         for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
-            ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom, interpolation="lanczos"), point,
-                                         frameon=False))
+            thumbnail = OffsetImage(picture, zoom=zoom, interpolation="lanczos")
+            ax.add_artist(AnnotationBbox(thumbnail, point, frameon=False))
         reach = max(3.1 * prior_sigma, 1.15 * np.abs(plane).max())
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
                ylabel="$z_2$" if z.shape[1] > 1 else "")
@@ -309,55 +321,9 @@ def save_side_by_side(cells, path):
     _save_picture(sheet, path)
 
 
-# ------------------------------------------------------------------------- the pictures of a run
-
-def draw_recon(model, path):
-    """Training images and their reconstructions; of a large folder, evenly spaced ones.
-
-    With a mask: images as seen, hidden pixels mid grey, reconstructions, and whole images.
-    """
-    shown = torch.arange(0, len(model.z), math.ceil(len(model.z) / MOST_RECON))
-    x, recon = model.images[shown], generate(model.net, model.z[shown.to(model.z.device)])
-    save_recon({"image": x, "g(z)": recon} if model.mask is None else
-               {"seen": hide(x, model.mask[shown]), "g(z)": recon, "image": x}, path)
-
-
-def panel(net, z, config):
-    """The cells of the panel, row by row from the top left, and its axes z_1 and z_2."""
-    columns, rows = panel_axes(panel_range(z, config.prior_sigma), config.ninterp, config.nz)
-    return generate(net, panel_latents(columns, rows, config.nz).to(z.device)), columns, rows
-
-
-def draw_snapshot(model, folder):
-    """Reconstructions, samples and the plain panel after an epoch -> their paths, EPOCH_recon.png, ..."""
-    names = ("recon", "samples", "interp")
-    paths = [folder / f"{model.epoch:04d}_{name}.png" for name in names]
-    draw_recon(model, paths[0])
-    save_images(sample_images(model.net, model.config), paths[1])
-    save_images(panel(model.net, model.z, model.config)[0], paths[2], model.config.ninterp)
-    return paths
-
-
-def write_start(model, folder):
-    """Every still picture of a finished start in its folder, then metrics.json -> its metrics."""
-    net, z, config = model.net, model.z, model.config
-    samples = sample_images(net, config)
-    draw_recon(model, folder / "recon.png")
-    save_images(samples, folder / "samples.png")
-    save_interp(*panel(net, z, config), [folder / "interp.png", folder / "interp.pdf"])
-    plot_stats({model.start: model.history}, [folder / "loss.png", folder / "loss.pdf"])
-    plot_latents(z, model.images, config.prior_sigma, folder / "latents.pdf")
-    metrics = measure(net, z, model.images, samples, config, model.mask)
-    metrics |= {"panel_range": panel_range(z, config.prior_sigma),
-                "seconds": sum(r["seconds"] for r in model.history), "epochs": len(model.history),
-                "n_images": len(model.images), "n_samples": len(samples), "img_size": config.img_size,
-                "n_parameters": sum(p.numel() for p in net.parameters())}
-    write_json(folder / "metrics.json", metrics)
-    return metrics
-
-
 def draw_pairs(folder, histories, config):
-    """The handout's warm-cold figures of a run with both starts; histories {"warm": ..., "cold": ...}."""
+    """The handout's warm-cold figures of a run with both starts; histories {"warm": ..., "cold":
+    ...}."""
     if len(histories) < 2:
         return
     plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])

@@ -4,7 +4,7 @@ import math
 import torch
 
 from inference.masks import hidden_error
-from inference.posterior import sample_gaussian_prior, squared_distances
+from inference.posterior import frozen, sample_gaussian_prior, squared_distances
 from runs.options import UserError
 
 N_SAMPLES = 96                   # random samples that are drawn and measured
@@ -14,6 +14,7 @@ SATURATED = 0.98                 # |x| from which a pixel counts as saturated
 @torch.no_grad()
 def generate(net, z, side=None):
     """g(z) in float32: z (n, nz) -> images (n, 3, S, S) on the CPU, or of another side."""
+    net = frozen(net)
     images = torch.cat([net(part).float().cpu() for part in z.split(64)])
     return images if side is None else to_side(images, side)
 
@@ -35,7 +36,8 @@ def to_side(images, side):
 
 
 def psnr(recon, images, mask=None):
-    """10 log10(4 / mse) [dB] of each image: (n, 3, S, S) twice -> (n,), at most 100, for equal images.
+    """10 log10(4 / mse) [dB] of each image: (n, 3, S, S) twice -> (n,), at most 100, for equal
+    images.
 
     mse is the mean over visible pixels, where mask (n, 1, S, S) is 1; None: all are.
     """
@@ -51,7 +53,8 @@ def mean_squared_error(recon, images, mask=None):
 
 
 def reconstruction(net, z, images, mse_sigma, mask=None):
-    """loss (Eq. 7), mse and psnr [dB] over visible pixels of images (n, 3, S, S) at their z (n, nz)."""
+    """loss (Eq. 7), mse and psnr [dB] over visible pixels of images (n, 3, S, S) at their z (n,
+    nz)."""
     recon = generate(net, z)
     error = mean_squared_error(recon, images, mask)
     visible = 1 if mask is None else mask.mean((1, 2, 3))
@@ -98,7 +101,8 @@ def log_row(model, acceptance, step, grad_norm):
 
 
 def panel_range(z, prior_sigma):
-    """d of the panel over (-d, d)^2: the 95th percentile of |z_k|, within 1 to 3 stds of the prior."""
+    """d of the panel over (-d, d)^2: the 95th percentile of |z_k|, within 1 to 3 stds of the
+    prior."""
     d = z[:, :2].abs().flatten().quantile(0.95).item() / prior_sigma
     return round(min(3.0, max(1.0, d)), 1) * prior_sigma
 
@@ -110,7 +114,8 @@ def panel_axes(d, ninterp, nz):
 
 
 def panel_latents(columns, rows, nz):
-    """The z of every cell, row by row from the top left: (cells, nz); beyond the second coordinate 0."""
+    """The z of every cell, row by row from the top left: (cells, nz); beyond the second coordinate
+    0."""
     z = torch.zeros(len(columns) * max(1, len(rows)), nz)
     z[:, 0] = torch.tensor(columns).repeat(max(1, len(rows)))
     if rows:

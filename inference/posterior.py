@@ -7,12 +7,14 @@ from torch import nn
 from runs.options import UserError
 
 AT_ONCE = 8            # tangents that go through the network together; more need more memory
-# A pixel in bf16 is off by about 2^-10 and U by D 2^-20 / (2 sigma^2): below this sigma it hides the modes
+# A pixel in bf16 is off by about 2^-10 and U by D 2^-20 / (2 sigma^2): below this sigma it hides
+# the modes
 LEAST_BF16_SIGMA = 1.0
 
 
 def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
-    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global generator."""
+    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global
+    generator."""
     return sig * torch.randn(batch_size, nz, generator=generator)
 
 
@@ -20,8 +22,9 @@ def squared_distances(a, b, mask=None):
     """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m) float64.
 
     With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1:
-    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip |b_kp|^2.
-    float64, since the products are thousands of times the difference: float32 is off by .5 nats at sigma .1.
+    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip
+    |b_kp|^2. float64, since the products are thousands of times the difference: float32 is off by
+    .5 nats at sigma .1.
     """
     # flat without a copy if channels are last in memory
     a, b = (images.double().movedim(1, -1) for images in (a, b))
@@ -32,7 +35,7 @@ def squared_distances(a, b, mask=None):
     squares = seen.flatten(1).square().sum(1, keepdim=True)
     squares = squares + mask.flatten(1) @ b.square().sum(3).flatten(1).T
     cross = seen.flatten(1) @ b.flatten(1).T
-    return (squares - 2 * cross).clamp(min=0)             # rounding may leave what is nearly 0 below it
+    return (squares - 2 * cross).clamp(min=0)  # rounding may leave what is nearly 0 below it
 
 
 # ---------------------------------------------------------------------------------- any generator
@@ -61,8 +64,8 @@ def check_generator(net, nz, shape):
     """Raise UserError unless a generator maps z (n, nz) to images (n, *shape), row by row."""
     for name, layer in net.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise UserError(f"the generator's layer {name} is {type(layer).__name__}, which mixes the "
-                            "images of a batch; use nn.GroupNorm or nn.LayerNorm")
+            raise UserError(f"the generator's layer {name} is {type(layer).__name__}, which mixes "
+                            "the images of a batch; use nn.GroupNorm or nn.LayerNorm")
     z = torch.zeros(2, nz, device=next(net.parameters()).device)
     with torch.no_grad():
         found = tuple(frozen(net)(z).shape)
@@ -76,9 +79,10 @@ class Posterior:
     net          a generator, as `frozen` returns it
     sigma        std of the noise on a pixel, Eq. 3
     prior_sigma  std of the prior of z
-    dtype        of the convolutions: float32, or bfloat16 by autocast, from sigma = LEAST_BF16_SIGMA on
-    mask         (n, 1, S, S), 1 where a pixel is visible: |I - g(z)|^2 and J are those of these pixels
-                 alone; None: all are
+    dtype        of the convolutions: float32, or bfloat16 by autocast, from sigma =
+                 LEAST_BF16_SIGMA on
+    mask         (n, 1, S, S), 1 where a pixel is visible: |I - g(z)|^2 and J are those of these
+                 pixels alone; None: all are
     """
 
     def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32, mask=None):
@@ -89,7 +93,8 @@ class Posterior:
     def of(self, index):
         """The same posterior for the images `index` (m,), which may repeat."""
         mask = None if self.mask is None else self.mask[index]
-        return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype, mask)
+        return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype,
+                         mask)
 
     def g(self, z):
         """The generator: z (n, nz) -> images (n, 3, S, S), float32."""
@@ -101,7 +106,7 @@ class Posterior:
         return torch.autocast(device, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def energy(self, z):
-        """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): (n, nz) -> (n,)."""
+        """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2), (n, nz) -> (n,) (Eq. 3)"""
         return self._energy(z, self._visible(self.g(z) - self.images))
 
     def local(self, z):
@@ -127,14 +132,14 @@ class Posterior:
     def resample(self, draws, current=None):
         """Global move: for each image one of the draws (m, nz) of the prior -> z (n, nz).
 
-        The images share the draws; each chooses with probability proportional to its likelihood. Without
-        `current` this is sampling-importance-resampling (Rubin 1987): a cold chain starts from the result.
-        With the states `current` (n, nz) of warm chains among the candidates it is iterated
-        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018):
-        a chain can leave a poor local mode.
+        The images share the draws; each chooses with probability proportional to its likelihood.
+        Without `current` this is sampling-importance-resampling (Rubin 1987): a cold chain starts
+        from the result. With the states `current` (n, nz) of warm chains among the candidates it is
+        iterated sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee
+        and Vihola 2018): a chain can leave a poor local mode.
         """
-        parts = [squared_distances(self.images, self.g(part), self.mask) for part in draws.split(64)]
-        squared_error = torch.cat(parts, 1)
+        squared_error = torch.cat([squared_distances(self.images, self.g(part), self.mask)
+                                   for part in draws.split(64)], 1)
         if current is not None:
             own = self._visible(self.g(current) - self.images).double().square().sum((1, 2, 3))
             squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)

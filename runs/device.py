@@ -14,8 +14,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def choose_device(wanted):
     """"auto", "cpu", "cuda" or "cuda:K" -> a device of torch; auto is a CUDA GPU if there is one.
 
-    A GPU is told to compute deterministically, and in float32 where float32 is meant. Raises UserError
-    if there is no such device.
+    A GPU is told to compute deterministically, and in float32 where float32 is meant. Raises
+    UserError if there is no such device.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):

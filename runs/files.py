@@ -15,6 +15,7 @@ import torch
 
 from runs.options import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 CHECKPOINT = {                                                                 # what it holds
     "config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
@@ -40,6 +41,11 @@ def set_rng(states, device):
     torch.set_rng_state(states["cpu"])
     if torch.device(device).type == "cuda" and len(states["cuda"]):
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def data_folder(config):
+    """The folder of --data; without it the drawn faces of the repository."""
+    return Path(config.data) if config.data else ROOT / "data" / "drawn"
 
 
 def list_images(folder):
@@ -113,8 +119,8 @@ def write_atomic(path, data):
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another "
-                        "--out, then continue with --resume") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose "
+                        "another --out, then continue with --resume") from None
 
 
 def write_json(path, values):
@@ -221,7 +227,8 @@ def restore(model, path, may_change=()):
         raise UserError(f"{path}: was made with another configuration ({what}); put the right file "
                         "back or delete it, and --resume")
     if checkpoint["epoch"] > model.config.n_epochs:
-        raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs done so far")
+        raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already "
+                        "done")
     load_weights(model.net, checkpoint, path)
     try:
         model.optimizer.load_state_dict(checkpoint["optimizer"])

@@ -10,35 +10,34 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from runs import files
+from runs import files, manuscript
 from runs.board import Board, require
 from runs.device import choose_device, choose_precision, machine_name
-from runs.manuscript import LIBRARIES
 from runs.options import Interrupted, UserError
 
+OUTPUT = files.ROOT / "output"       # where runs without --out are made
 # options that a resumed run may change; the folder of images and the mask only if they have moved
 MAY_CHANGE = {"resume", "data", "mask", "n_epochs", "n_log", "n_plot", "n_stats", "tensorboard"}
 
 
-def open_run(config, given, data_folder, load, parent):
+def open_run(config, given, load):
     """Begin a run, or reopen the one that config.resume names -> Run.
 
-    given        names of the options that were given
-    data_folder  config -> the folder of its images
-    load         config -> images (n, 3, S, S), their names, the fingerprint of their mask (a text)
-    parent       folder of runs without --out
-    Raises UserError, before anything is written, if an option, an image or the folder is unsuitable.
+    given  names of the options that were given
+    load   config -> images (n, 3, S, S), their names, the fingerprint of their mask (a text)
+    Raises UserError, before anything is written, if an option, an image or the folder is
+    unsuitable.
     """
     if "resume" in given:
         folder, config, record = _reopen(config, given)
         choose_device(record["device"])
         images, names, mask = load(config)
-        check_images(record, data_folder(config), mask)
+        check_images(record, files.data_folder(config), mask)
         return Run(folder, config, record, images, names)
     images, names, mask = load(config)
     if config.tensorboard:
         require()
-    data = data_folder(config)
+    data = files.data_folder(config)
     config = dataclasses.replace(config, data=str(data.absolute()))
     device = choose_device(config.device)
     hashes = files.hash_images(data)
@@ -46,7 +45,7 @@ def open_run(config, given, data_folder, load, parent):
               "precision": choose_precision(config.precision, device),
               "threads": torch.get_num_threads(), "machine": machine_name(device), "images": hashes,
               "mask": mask, "versions": _versions()}
-    run = Run(files.new_run_folder(config.out, record, parent), config, record, images, names)
+    run = Run(files.new_run_folder(config.out, record, OUTPUT), config, record, images, names)
     for part in ("options", "versions"):
         run.log(*(f"{name} = {value}" for name, value in record[part].items()))
     run.log(*(f"{name} = {record[name]}" for name in ("device", "precision", "threads", "machine")),
@@ -56,7 +55,7 @@ def open_run(config, given, data_folder, load, parent):
 
 def _versions():
     versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in manuscript.LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:      # only the evaluation needs it
@@ -84,7 +83,8 @@ def _reopen(config, given):
 
 
 def check_images(record, data, mask):
-    """Raise UserError unless a folder still holds the images of a run, and its mask has not changed."""
+    """Raise UserError unless a folder still holds the images of a run, and its mask has not
+    changed."""
     old, new = record["images"], files.hash_images(data)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
@@ -92,8 +92,8 @@ def check_images(record, data, mask):
             raise UserError(f"{data}/{name}: {what} since the run began; "
                             "restore the images or start a new run")
     if record["mask"] != mask:
-        raise UserError(f"--mask {record['options']['mask']}: hides other pixels than when the run began; "
-                        "restore it or start a new run")
+        raise UserError(f"--mask {record['options']['mask']}: hides other pixels than when the run "
+                        "began; restore it or start a new run")
 
 
 class Run:
@@ -103,6 +103,7 @@ class Run:
         self.folder, self.config, self.record = folder, config, record
         self.images, self.names = images, names
         self.device, self.precision = record["device"], record["precision"]
+        print(f"{folder}: {len(images)} images, {self.device}, {self.precision}")
 
     def log(self, *lines):
         """Add lines to log.txt."""
@@ -128,8 +129,8 @@ class Run:
         if path.exists():
             files.restore(model, path, MAY_CHANGE)
         else:
-            files.save_model(model, path)          # so that a run killed in its first epochs resumes
-        self.update()                              # after the checkpoint was found to be of this run
+            files.save_model(model, path)  # so that a run killed in its first epochs resumes
+        self.update()  # after the checkpoint was found to be of this run
         files.write_csv(folder / "log.csv", model.history)   # without rows that will come again
         bar = tqdm(total=config.n_epochs, initial=model.epoch, unit="epoch", disable=None,
                    desc=f"{model.start} start")    # None: silent where the output is no terminal
@@ -146,15 +147,21 @@ class Run:
                     files.save_model(model, path)  # after the pictures: a kill between loses none
                     self.log(f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
                 if stop.requested:
-                    program = Path(__file__).resolve().parent.parent / "abp.py"
-                    command = ["python", program, "--resume", self.folder.resolve()]
-                    raise Interrupted(f"stopped after epoch {model.epoch} of the {model.start} start; "
-                                      f"continue with: {shlex.join(map(str, command))}")
+                    command = ["python", files.ROOT / "abp.py", "--resume", self.folder.resolve()]
+                    raise Interrupted(f"stopped after epoch {model.epoch} of the {model.start} "
+                                      f"start; continue with: {shlex.join(map(str, command))}")
 
-    def finish(self, metrics):
-        """Record the times of a finished run; metrics {"warm": ..., "cold": ...} or one of them."""
+    def finish(self, metrics, histories):
+        """Write the record and the tables of a finished run, and say what to open and to run next.
+
+        metrics, histories  {"warm": ..., "cold": ...} or one of them
+        """
         self.record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
         self.update()
+        manuscript.write(self.folder, metrics, histories, self.config, self.record)
+        first = self.folder / self.config.starts[0]
+        print(f"open {first / 'interp.png'} and {first / 'explorer.html'}; "
+              f"next: python -m evaluation {self.folder}")
 
 
 def _short(key, value):
