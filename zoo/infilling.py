@@ -15,11 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def hide(x, missing, v):
-    """m(x): (n, T) -> (n, T)."""
-    return x.masked_fill(missing, v)
-
-
 def before(x, v):
     """x_{t-1} at each t, the start token at the first: (n, T) -> (n, T)."""
     return F.pad(x[:, :-1], (1, 0), value=v + 1)
@@ -50,7 +45,7 @@ class Reader(nn.Module):
 
     def encode(self, x, missing):
         """The encoder's memory (n, T, hidden) of m(x), and its last state."""
-        return self.encoder(self._embed(hide(x, missing, self.v)))
+        return self.encoder(self._embed(x.masked_fill(missing, self.v)))
 
     def decode(self, read, memory, state, start=0):
         """Tokens read (n, t) at positions start, start + 1, .. -> (n, t, n_out), the new state."""

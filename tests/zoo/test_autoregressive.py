@@ -1,6 +1,7 @@
 """PixelCNN and PixelRNN: causality and reach by probes, probabilities by enumeration, digits."""
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,11 +14,8 @@ from zoo.autoregressive import MaskedConv2d, Thumbnails
 from zoo.pixelcnn import PixelCNN
 from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
 
-NETS = {
-    "cnn": lambda *sizes, **options: PixelCNN(*sizes, **options),
-    "row": lambda *sizes, **options: PixelRNN(RowBlock, *sizes, **options),
-    "diagonal": lambda *sizes, **options: PixelRNN(DiagonalBlock, *sizes, **options),
-}
+NETS = {"cnn": PixelCNN, "row": partial(PixelRNN, RowBlock),
+        "diagonal": partial(PixelRNN, DiagonalBlock)}
 
 
 def small(name, shape, levels, width=12, **options):
@@ -85,14 +83,6 @@ def mask_b_first(net):
     net.first.mask[:, :, i, j] = 1
 
 
-def whole_row(net):
-    net.blocks[0].change[3].mask[:, :, 1] = 1
-
-
-def whole_kernel(net):
-    net.blocks[0].inputs.mask[:] = 1
-
-
 def not_moved_down(net):
     for block in net.blocks:
         block.down = lambda states: states
@@ -105,8 +95,8 @@ def one_colour(net):
 
 
 @pytest.mark.parametrize("name, shape, broken", [
-    ("cnn", (1, 8, 8), mask_b_first), ("cnn", (1, 8, 8), whole_row), ("cnn", (3, 3, 3), one_colour),
-    ("row", (1, 8, 8), whole_kernel), ("diagonal", (1, 8, 8), not_moved_down)])
+    ("cnn", (1, 8, 8), mask_b_first), ("row", (3, 3, 3), one_colour),
+    ("diagonal", (1, 8, 8), not_moved_down)])
 def test_the_probe_finds_leaks(name, shape, broken):
     net = small(name, shape, 5)
     broken(net)

@@ -82,33 +82,7 @@ def test_samples_and_completions_follow_the_probabilities(players, temperature):
     assert distance(g.sample(n, 1.7 - temperature)) > 0.05               # the other temperature
 
 
-def test_rollouts_keep_prefixes_and_draw_the_rest():
-    set_seed(0)
-    net, y = Language(50, 6), torch.randint(50, (4, 6))
-    completed = net.rollouts(y, 7)
-    assert completed.shape == (5, 7, 4, 6)
-    for t in range(5):
-        assert (completed[t, :, :, :t + 1] == y[:, :t + 1]).all()
-        assert (completed[t, :, :, t + 1] != y[:, t + 1]).float().mean() > 0.5
-
-
 # -------------------------------------------------------------------------------- policy gradient
-
-def test_action_values_are_means_over_a_strings_own_completions():
-    """A policy that completes with the first token, and a D that is the last token."""
-    class Echo:
-        def rollouts(self, y, copies):
-            return y[:, :1].expand(*y.shape).expand(y.shape[1] - 1, copies, *y.shape)
-
-    class Last:
-        def probability(self, y):
-            return y[:, -1].float()
-
-    y = torch.tensor([[1, 0, 7], [2, 0, 8], [3, 0, 9], [4, 0, 5]])
-    expected = torch.tensor([[1.0, 1, 7], [2, 2, 8], [3, 3, 9], [4, 4, 5]])
-    for copies in (1, 3):
-        assert torch.equal(action_values(y, Echo(), Last(), copies), expected)
-
 
 def test_action_values_agree_with_enumeration(players):
     """Largest error over 12 prefixes, in standard errors of the estimate; last tokens have D."""
@@ -150,12 +124,6 @@ def test_policy_gradient_is_that_of_the_expected_reward(players):
         standard_error = (each.var(0) / repeats).sum().sqrt()
         assert (each.mean(0) - truth).norm() < 3 * standard_error
     assert found.var(0).sum() < 0.8 * plain.var(0).sum()
-
-
-def test_policy_loss_sums_over_tokens_and_averages_over_strings():
-    log_probs, q = torch.zeros(2, 3, requires_grad=True), torch.arange(6.0).view(2, 3)
-    (slope,) = torch.autograd.grad(policy_loss(log_probs, q), log_probs)
-    assert torch.equal(slope, -q / 2)
 
 
 def test_rollout_policy_is_a_running_mean_of_the_generator():
