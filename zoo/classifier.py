@@ -52,7 +52,7 @@ class Classifier:
         return float(np.mean(self.net.predict(_features(images)) == np.array(kinds)))
 
     def verdict(self, images):
-        """Fraction of images (n, 3, S, S) of the rarest kind; mean probability of the predictions."""
+        """Fraction of images (n, 3, S, S) of the rarest kind; mean probability of predictions."""
         p = self.net.predict_proba(_features(images))                    # (n, kinds)
         fractions = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
         return float(fractions.min()), float(p.max(1).mean())

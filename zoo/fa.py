@@ -15,7 +15,8 @@ class Factors:
 
     def __init__(self, linear, shape):
         self.linear, self.shape = linear, shape
-        self.n_parameters = sum(part.numel() for part in (linear.mean, linear.weights, linear.noise))
+        parts = linear.mean, linear.weights, linear.noise
+        self.n_parameters = sum(part.numel() for part in parts)
 
     def sample(self, n):
         """E[x | z] = mu + W' z, z ~ N(0, I), without the noise: (n, *shape) float64."""
