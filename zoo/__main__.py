@@ -10,7 +10,7 @@ MODELS.
 import sys
 from dataclasses import dataclass
 
-from abp import data_folder
+from runs.files import data_folder
 from runs.options import Interrupted, check, option, run_program
 from zoo import (
     abp,

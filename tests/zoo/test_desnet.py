@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from abp import ROOT
-from runs.files import set_seed
+from runs.files import ROOT, set_seed
 from utils import load_img_tensors
 from zoo import datasets, metrics
 from zoo.desnet import DesNet, ImageNet, animals, image_model, mean_colour

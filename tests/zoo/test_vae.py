@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from abp import ROOT
 from data.draw import draw_set
 from evaluation.linear import fit_pca, log_normal
 from inference.measures import to_side
-from runs.files import set_seed
+from runs.files import ROOT, set_seed
 from utils import load_img_tensors, to_tensor
 from zoo import abp
 from zoo.datasets import digits
