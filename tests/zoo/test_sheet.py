@@ -186,9 +186,9 @@ def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
     assert samples.shape == (5, 3, 16, 16) and again.shape == images.shape
     assert not torch.equal(samples[0], samples[1])
     assert (again - images).square().mean() < (images - 0.5).square().mean()
-    log_p = model.log_prob(images)
-    assert log_p.shape == (6,) and log_p.isfinite().all()
-    assert (log_p > model.log_prob(torch.randn(6, 3, 16, 16).clamp(-1, 1))).all()
+    log_p = model.log_prob(images[:2])
+    assert log_p.shape == (2,) and log_p.isfinite().all()
+    assert (log_p > model.log_prob(torch.randn(2, 3, 16, 16).clamp(-1, 1))).all()
     assert model.n_parameters > 768
 
 
