@@ -28,6 +28,8 @@ from inference.measures import to_side
 from zoo import gan
 from zoo.networks import mlp
 
+WIDTH = 128                      # of the two hidden layers of G and of D
+M = 16                           # samples x of each z in a step of G
 EPS = 1e-6                       # least probability of a bit, so that logarithms are finite
 
 
@@ -88,21 +90,20 @@ def log_bits(x, logits):
 
 
 class BGAN(gan.GAN):
-    """A generator of items of d bits and its discriminator, each with two hidden layers.
+    """A generator of items of d bits and its discriminator.
 
     The generator has batch normalisation: by the batch in fit, by running means afterwards.
 
-    m      samples x of each z in a step of G
-    flips  fraction of bits that the channel flips at first, below 1/2; falls linearly to 0
-    nz, k, r1, lr, batch as in gan.GAN
+    flips   fraction of bits that the channel flips at first, below 1/2; falls linearly to 0
+    nz, r1  as in gan.GAN
     """
 
-    def __init__(self, d=16, nz=6, *, m=16, flips=0.07, k=1, r1=0.05, lr=3e-3, batch=64, width=128):
-        generator = mlp(nz, width, width, d,
-                        activation=lambda: nn.Sequential(nn.BatchNorm1d(width), nn.ReLU()))
-        super().__init__(generator, mlp(d, width, width, 1), nz, k=k, augment=self._flip, r1=r1,
-                         lr=lr, batch=batch)
-        self.m, self.flips, self.steps = m, flips, 1
+    def __init__(self, d=16, nz=6, *, flips=0.07, r1=0.05):
+        generator = mlp(nz, WIDTH, WIDTH, d,
+                        activation=lambda: nn.Sequential(nn.BatchNorm1d(WIDTH), nn.ReLU()))
+        super().__init__(generator, mlp(d, WIDTH, WIDTH, 1), nz, augment=self._flip, r1=r1, lr=3e-3,
+                         batch=64)
+        self.flips, self.steps = flips, 1
 
     @property
     def rate(self):
@@ -121,11 +122,11 @@ class BGAN(gan.GAN):
         return channel(logits, self.rate)
 
     def generator_loss(self):
-        """importance_loss on m fresh samples of each of a batch of z -> ()."""
+        """importance_loss on M fresh samples of each of a batch of z -> ()."""
         logits = self.channel(self.generator(torch.randn(self.batch, self.nz))).unsqueeze(1)
-        x = draw(logits.expand(-1, self.m, -1))
+        x = draw(logits.expand(-1, M, -1))
         with torch.no_grad():
-            logit = self.discriminator(x.flatten(0, 1)).view(self.batch, self.m)
+            logit = self.discriminator(x.flatten(0, 1)).view(self.batch, M)
         return importance_loss(logit, log_bits(x, logits))
 
     def fit(self, data, steps):

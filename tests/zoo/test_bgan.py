@@ -187,7 +187,8 @@ def test_patterns_are_lost_without_the_channel_in_g():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="E F^2 drives items off modes that have too few of them")
+@pytest.mark.xfail(strict=True, raises=AssertionError,
+                   reason="E F^2 drives items off modes that have too few of them")
 def test_continuous_form_covers_a_ring():
     """The GAN on the same ring keeps these bounds."""
     world = datasets.ring()
