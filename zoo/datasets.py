@@ -141,21 +141,6 @@ def conditionals(steps, x):
     return steps.gather(2, before.expand(-1, -1, 1, steps.shape[3])).squeeze(2)
 
 
-def marginals(steps):
-    """p(x_t = . | all known): posterior (n, T, V, V) -> (n, T, V)."""
-    share = [steps[:, 0, 0].exp()]
-    for t in range(1, steps.shape[1]):
-        share.append((share[-1].unsqueeze(1) @ steps[:, t].exp()).squeeze(1))
-    return torch.stack(share, 1)
-
-
-def fill_entropy(steps):
-    """Entropy of the missing tokens given the known ones, nats: posterior (n, T, V, V) -> (n,)."""
-    now = marginals(steps)
-    rows = torch.special.entr(steps.exp()).sum(3)             # (n, T, V): of a step from each token
-    return rows[:, 0, 0] + (now[:, :-1] * rows[:, 1:]).sum((1, 2))
-
-
 def markov_source(seed=0, v=20, length=20, concentration=0.1):
     """A source with rows from a Dirichlet, started from its stationary distribution."""
     rng = np.random.default_rng(seed)

@@ -12,18 +12,7 @@ from runs.files import set_seed
 from utils import to_tensor
 from zoo import abp, datasets, metrics, ppgn
 from zoo.networks import mlp
-from zoo.ppgn import (
-    PPGN,
-    Codes,
-    Rates,
-    face_classifier,
-    fit_classifier,
-    fit_denoiser,
-    gradient,
-    langevin_rates,
-    log_class,
-    update,
-)
+from zoo.ppgn import PPGN, Codes, Rates, fit_classifier, fit_denoiser, log_class, update
 
 
 def new_faces(n, seed, side=16):
@@ -36,10 +25,10 @@ def new_faces(n, seed, side=16):
 # ------------------------------------------------------------------------------------- closed forms
 
 def test_rates_of_langevin_dynamics():
-    assert langevin_rates(0.2, 0.5, 3.0) == pytest.approx((0.08, 0.06, 0.2))
+    assert ppgn.langevin_rates(0.2, 0.5, 3.0) == pytest.approx((0.08, 0.06, 0.2))
     for t, s in ((0.0, 0.5), (0.2, 0.0)):
         with pytest.raises(ValueError, match="must be above 0"):
-            langevin_rates(t, s)
+            ppgn.langevin_rates(t, s)
 
 
 def test_a_denoiser_of_a_gaussian_gives_its_smoothed_score(v=1.7, s=0.6):
@@ -55,7 +44,7 @@ def test_a_denoiser_of_a_mixture_gives_its_smoothed_score(s=0.5):
     world = datasets.ring(3, 1.5, 0.2)
     smooth = datasets.Mixture(world.centres, math.hypot(world.sd, s))
     net, x = mlp(2, 64, 64, 2, activation=nn.Tanh), smooth.sample(4000)
-    score = gradient(smooth.log_prob, x)
+    score = ppgn.gradient(smooth.log_prob, x)
 
     def cosine():
         with torch.no_grad():
@@ -76,7 +65,7 @@ def test_where_the_update_comes_to_rest(v=1.0, s=0.5, t=0.3, pull=0.8):
     e3^2 / (1 - (1 - a)^2).
     """
     set_seed(0)
-    rates, h = langevin_rates(t, s), torch.zeros(20_000, 1)
+    rates, h = ppgn.langevin_rates(t, s), torch.zeros(20_000, 1)
     for _ in range(150):
         h = update(h, lambda h: v / (v + s**2) * h, lambda h: pull * h.squeeze(1), rates)
     a = rates.prior * s**2 / (v + s**2)
@@ -160,7 +149,7 @@ def test_mala_draws_faces_of_each_kind():
     """On ABP's plane of 24 faces p(z | y) is known on a grid; another network judges the kinds."""
     set_seed(0)
     n, burn_in, kept = 1000, 100, 60
-    steering, judge = face_classifier(), nn.Sequential(nn.Flatten(), mlp(768, 64, 2))
+    steering, judge = ppgn.face_classifier(), nn.Sequential(nn.Flatten(), mlp(768, 64, 2))
     for k, net in enumerate((steering, judge)):
         fit_classifier(net, *new_faces(200, 1 + k), steps=300)
     config = abp.settings(16, width=4, hidden=64, n_epochs=120)
