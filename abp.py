@@ -26,19 +26,15 @@ from explorer import pictures
 from inference import masks
 from inference.measures import log_row
 from inference.posterior import Posterior, check_generator, frozen, sample_gaussian_prior
-from inference.samplers import TARGET_GRADIENT, langevin, mala, smmala
+from inference.samplers import MOST_AGE, SAMPLERS, TARGETS
 from models import MIN_SIZE, GenNet
 from runs import recorder
 from runs.device import DTYPES, choose_device, choose_precision
 from runs.files import load_checkpoint, load_weights, set_seed
 from runs.options import UserError, check, option, run_program
 
-SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
-# acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
-TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
-MOST_AGE = 10     # the posterior keeps changing, so the adaptation gain stays at that of step 10
-PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 30, "prior_draws": 0,
-                       "learn_num_steps": 1, "z_noise": 0, "mse_sigma": 1, "sigma_start": 1}}
+PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 10, "prior_draws": 0,
+                       "learn_num_steps": 1, "z_noise": 0, "sigma_start": 1e-3}}
 
 
 @dataclass(frozen=True)
@@ -153,11 +149,10 @@ class ABP:
     # ---- step 1: infer
     def infer(self, index):
         """Step 1 for the images `index` (m,): new self.z -> acceptance and step size, (m,) each."""
-        x, mask = self._batch(index)
-        posterior = self.posterior(x, self.config.sigma(self.epoch, self.visible), mask)
-        z = self.chain_start(posterior, self.z[index])
+        (x, mask), sigma = self._batch(index), self.config.sigma(self.epoch, self.visible)
+        z = self.chain_start(self.posterior(x, sigma, mask), self.z[index])
         self.jumps += (z != self.z[index]).any(1).sum().item() if self.start == "warm" else 0
-        chains = self.sample_langevin(z, posterior, self.step[index])
+        chains = self.sample_langevin(z, x, sigma, mask, self.step[index])
         self._check_finite(chains.z, index, "its chain", "--langevin_step_size (0 adapts it)")
         self.z[index], self.step[index] = chains.z, chains.step
         self.passes += chains.passes * len(index)
@@ -172,9 +167,10 @@ class ABP:
         self.passes += n_draws + (n if warm else 0)
         return posterior.resample(self._prior(n_draws), current if warm else None)
 
-    def sample_langevin(self, z, posterior, step):
-        """langevin_num_steps steps from z (n, nz) with step sizes (n,) -> Chains    (Eq. 6)"""
-        config, name = self.config, self.config.chosen_sampler
+    def sample_langevin(self, z, x, sigma=None, mask=None, step=None):
+        """Langevin steps on p(z | x) from z (n, nz), with step sizes (n,) -> Chains    (Eq. 6)"""
+        config, posterior = self.config, self.posterior(x, sigma, mask)
+        name, step = config.chosen_sampler, self.step.median() if step is None else step
         density = posterior.local if name == "smmala" else posterior.energy
         target = None if config.langevin_step_size else TARGETS[name]
         age = min(self.epoch * config.langevin_num_steps, MOST_AGE)
