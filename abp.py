@@ -284,7 +284,7 @@ def train(config, given=frozenset()):
         print(f"{run.folder / start}: PSNR {metrics[start]['psnr']:.2f} dB, "
               f"{metrics[start]['seconds']:.0f} s")
     utils.draw_pairs(run.folder, histories, run.config)
-    run.finish(metrics, histories)
+    run.finish(metrics, model.net)
 
 
 def main(argv=None):

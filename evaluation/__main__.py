@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abp import DTYPES, data_folder, load_run
-from evaluation import factors, holdout, likelihood, linear, manuscript, occlusion, pictures, warm_cold
+from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
 from evaluation.start import QUANTITIES, Start
 from inference.masks import make_mask
-from runs import recorder
+from runs import manuscript, recorder
 from runs.files import load_checkpoint, read_json
 from runs.options import UserError, check, exit_status, option, parse_args
 from runs.tables import write_tables
@@ -131,8 +131,9 @@ def describe(options, out, data, images, names, starts, search):
     write_summary(out, summaries)
     if likelihoods:
         pictures.plot_evidence({start: found.rows for start, found in likelihoods.items()}, out)
-    linear_rows = write_linear(out, images, starts, summaries, likelihoods)
-    manuscript.write(out, done, linear_rows, write_factors(out, data, names, starts))
+    write_linear(out, images, starts, summaries, likelihoods)
+    write_factors(out, data, names, starts)
+    manuscript.write_evaluation(out, starts, config.n_epochs)
 
 
 def write_summary(out, summaries):

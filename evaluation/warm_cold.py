@@ -12,17 +12,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import utils
 from abp import ABP
 from inference import measures
+from runs.manuscript import METRICS
 from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
-MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
-HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
+MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturated", "z_mean_square")
+HEADS = {key: METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
-FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
+FORMS = {key: METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
 def run(config, images, names, folder, device, precision, seeds):

@@ -45,6 +45,7 @@ def draw_start(model, folder):
     metrics = measure(net, z, model.images, samples, config, model.mask)
     metrics |= {"panel_range": panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in model.history), "epochs": len(model.history),
+                "passes": sum(r["passes"] for r in model.history),
                 "n_images": len(model.images), "n_samples": len(samples),
                 "img_size": config.img_size,
                 "n_parameters": sum(p.numel() for p in net.parameters())}

@@ -1,28 +1,28 @@
-"""LaTeX for programs: plain texts escaped, numbers set as numbers, tables, macros."""
+"""LaTeX output: escaped text, numbers in math mode, tables and macros."""
 import re
 import textwrap
 import unicodedata
 
 SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
-    "–": "--", "−": "$-$", "²": "$^2$", "³": "$^3$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}", "–": "--", "−": "$-$", "²": "$^2$", "³": "$^3$", "×": r"$\times$",
     "σ": r"$\sigma$", "θ": r"$\theta$", "χ": r"$\chi$"})
-# letters beyond Latin-1 that pdfLaTeX knows with the T1 fonts
+# letters beyond Latin-1 that pdfLaTeX can print with the T1 fonts
 LETTERS = set("ĂăĄąĆćČčĎďĐđĘęĚěĞğĹĺĽľŁłŃńŇňŐőŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž")
 NUMBER = re.compile(r"([-−]?)(\d[\d,]*\.?\d*|\.\d+|inf|nan)(?:e([-+]?\d+))?$")
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-HEAD = 12                      # characters of a line of a column's title
+TITLE_WIDTH = 12               # characters in a line of a column title
 
 
 def escape(text, breakable=False):
-    """Any plain text, a file name say, as LaTeX that prints it.
+    """Plain text, such as a file name, as LaTeX.
 
-    Characters that pdfLaTeX's standard fonts lack are printed as their number: <U+72EE>.
-    breakable  lines may break after every character, if there are many: for paths
+    A character that pdfLaTeX's standard fonts lack is printed as its code point: <U+72EE>.
+    breakable  allow a line break after every character of a long text, such as a path
     """
     text = unicodedata.normalize("NFC", str(text))
-    text = re.sub("([-',])(?=\\1)", "\\1\0", text)                                  # or -- would be a dash
+    text = re.sub("([-',])(?=\\1)", "\\1\0", text)      # two in a row would be a dash or quote
     return (r"\allowbreak{}" if breakable and len(text) > 14 else "").join(map(_character, text))
 
 
@@ -31,13 +31,14 @@ def _character(c):
         return "{}"
     if c in "\t\n\r":
         return " "
-    if " " <= c <= "~" or "\xa1" <= c <= "\xff" and c != "\xad" or c in LETTERS or ord(c) in SPECIAL:
+    latin = " " <= c <= "~" or "\xa1" <= c <= "\xff" and c != "\xad"
+    if latin or c in LETTERS or ord(c) in SPECIAL:
         return c.translate(SPECIAL)
     return rf"\textless{{}}U+{ord(c):04X}\textgreater{{}}"
 
 
 def number(text):
-    """A number as a program prints it, minus and powers of ten set as mathematics; other texts as labels."""
+    """A printed number with its minus and power of ten in math mode; other text as `label`."""
     match = NUMBER.match(text)
     if not match:
         return label(text)
@@ -48,51 +49,47 @@ def number(text):
 
 
 def label(text):
-    """The words of a table, in which z, z_1 and z_2 are the latent."""
+    """Escaped text in which the words z, z_1 and z_2 are set in math mode."""
     text = re.sub(r"\bz\\_(\d)\b(?!\.)", r"$z_\1$", escape(text))
     return re.sub(r"(?<![\w$\\.])z(?![\w\\.])", "$z$", text)
 
 
-def plain(value, form="g"):
-    """A number as a macro holds it, for TeX's own comparisons too: never with a power of ten."""
-    text = format(value, form)
-    return f"{value:.12f}".rstrip("0") if "e" in text else text
-
-
 def tabular(titles, cells, words=None):
-    r"""A tabular environment with booktabs' rules, to be \input.
+    r"""A tabular environment with booktabs rules, to be \input.
 
-    titles  of the columns, plain text; long ones are broken into lines
-    cells   rows of plain texts, of which those that are numbers are set so
-    words   for each column whether it is of words, left-aligned; default: the first is
+    titles  of the columns, plain text; a long one is broken into lines
+    cells   rows of plain text; numbers are set as numbers
+    words   for each column, whether it is left-aligned; by default only the first is
     """
     words = words or [True] + [False] * (len(titles) - 1)
-    columns = ["l" if word else "r" for word in words]
-    head = _guard(" & ".join(_head(title, side) for title, side in zip(titles, columns, strict=True)))
-    rows = [_guard(" & ".join(number(text) for text in row)) + r" \\" for row in cells]
-    return environment("".join(columns), [r"\toprule", head + r" \\", r"\midrule", *rows, r"\bottomrule"])
+    sides = ["l" if word else "r" for word in words]
+    head = " & ".join(_title(title, side) for title, side in zip(titles, sides, strict=True))
+    return environment("".join(sides), head, [" & ".join(map(number, row)) for row in cells])
 
 
-def environment(columns, lines):
-    """A tabular environment of the given columns and lines."""
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *lines, r"\end{tabular}"]) + "\n"
+def environment(columns, head, rows):
+    """A tabular environment with booktabs rules from a column specification and lines of LaTeX."""
+    head, *rows = [_guard(line) + r" \tabularnewline" for line in (head, *rows)]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
+             r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
-def _head(title, side):
-    lines = textwrap.wrap(title, HEAD, break_long_words=False, break_on_hyphens=False) or [""]
-    if len(lines) == 1:
+def _title(title, side):
+    lines = textwrap.wrap(title, TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
         return label(title)
     text = r"\\".join(_guard(label(line)) for line in lines)
     return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{text}\end{{tabular}}"
 
 
 def _guard(line):
-    r"""A line that may follow \\ or a rule, which take [ and * for their own."""
+    r"""A line that may follow \\ or a rule, which would read [ and * as arguments."""
     return "{}" + line if line.startswith(("[", "*")) else line
 
 
 def macro_name(*parts):
-    """("warm", "sample_nearest_psnr_p10") -> "warmSampleNearestPsnrPOneZero": letters only, as TeX wants."""
+    """("warm", "psnr_p10") -> "warmPsnrPOneZero": TeX allows letters only."""
     pieces = [piece for part in parts for piece in re.findall(r"[A-Za-z]+|\d", part)]
     name = "".join(DIGITS[int(p)] if p.isdigit() else p[0].upper() + p[1:] for p in pieces)
     return name[0].lower() + name[1:]

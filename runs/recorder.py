@@ -151,14 +151,15 @@ class Run:
                     raise Interrupted(f"stopped after epoch {model.epoch} of the {model.start} "
                                       f"start; continue with: {shlex.join(map(str, command))}")
 
-    def finish(self, metrics, histories):
+    def finish(self, metrics, net):
         """Write the record and the tables of a finished run, and say what to open and to run next.
 
-        metrics, histories  {"warm": ..., "cold": ...} or one of them
+        metrics  {"warm": ..., "cold": ...} or one of them;  net  a generator, for its layers
         """
         self.record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
         self.update()
-        manuscript.write(self.folder, metrics, histories, self.config, self.record)
+        manuscript.write(self.folder, metrics, self.config, self.record, net)
+        manuscript.point_report_to(self.folder, OUTPUT)
         first = self.folder / self.config.starts[0]
         print(f"open {first / 'interp.png'} and {first / 'explorer.html'}; "
               f"next: python -m evaluation {self.folder}")

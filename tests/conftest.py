@@ -22,7 +22,7 @@ PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png",
              "training.webp", "walk.webp", "explorer.html"}
 WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
          "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex",
-         "metrics.md", "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
+         "metrics.md", "metrics.csv", "report"}
 
 
 def names(folder):
