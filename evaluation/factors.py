@@ -14,6 +14,7 @@ from scipy.spatial import procrustes
 from sklearn.isotonic import IsotonicRegression
 
 from runs.options import UserError
+from runs.tables import read_csv
 from utils import COLUMN, LINES, SMALL, STYLE, save_figure
 
 FACTORS = ("lion", "turn")
@@ -33,13 +34,11 @@ def read(folder, names):
     if not path.is_file():
         return None
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns, lines = reader.fieldnames or [], list(reader)
+        lines = read_csv(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}); {REMEDY}") from None
     for column in ("name", *FACTORS):
-        if column not in columns:
+        if not lines or column not in lines[0]:
             raise UserError(f"{path}: has no column {column}; {REMEDY}")
     by_name = {line["name"]: line for line in lines}
     for name in names:

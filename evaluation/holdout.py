@@ -12,18 +12,15 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-import utils
 from abp import ABP, DTYPES
 from evaluation import linear
-from evaluation.density import Joint
-from evaluation.modes import refine
-from evaluation.needles import find_modes, survey
+from evaluation.likelihood import Joint
+from evaluation.modes import find_modes, refine, survey
 from evaluation.quadrature import log_evidence, ml_sigma
-from evaluation.reconstruction import errors
 from inference.posterior import Posterior, frozen, sample_gaussian_prior, squared_distances
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import MOST_RECON, generate
+from utils import MOST_RECON, generate, psnr, save_recon
 
 N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
 N_STARTS = 8               # ... and how many of them are refined
@@ -45,9 +42,12 @@ class Fit(NamedTuple):
     """How a model, fitted on the rest, reconstructs: r training images and h held-out ones."""
     train_psnr: torch.Tensor       # (r,), dB
     recon: torch.Tensor            # (h, 3, S, S), of the held-out images
-    mse: torch.Tensor              # (h,)
     psnr: torch.Tensor             # (h,), dB
     log_p: torch.Tensor            # (h,), nats; nan where the model has none
+
+    @property
+    def mse(self):
+        return linear.mean_squared_error(self.psnr)
 
 
 def folds(n, n_folds, seed):
@@ -73,6 +73,8 @@ def run(config, images, names, folder, device, precision, n_folds):
     if n <= LEAST_REST or not max(2, least) <= n_folds <= n:
         raise UserError(f"--folds {n_folds}: cannot split {n} images and leave {LEAST_REST} to train on; " + (
             f"choose {max(2, least)} to {n}" if n > LEAST_REST else "add images"))
+    if config.mask != "none":
+        print(f"--mask {config.mask}: is left out; all models train and are measured on whole images")
     split = folds(n, n_folds, config.seed)
     config = dataclasses.replace(config, start="warm", mask="none")
     fits = [_fit_fold(config, images, names, part, device, precision)
@@ -88,8 +90,8 @@ def run(config, images, names, folder, device, precision, n_folds):
     write_tables(folder, "holdout", _image_rows(together, names, fold, config.nz), HEADS, FORMS)
     write_tables(folder, "holdout_summary", summary, HEADS, FORMS)
     shown = torch.arange(0, n, math.ceil(n / MOST_RECON))
-    utils.save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
-                        "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
+    save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
+                "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
     return summary
 
 
@@ -127,12 +129,11 @@ def _fit_fold(config, images, names, held_out, device, precision):
     for _ in model.train():
         pass
     net = frozen(model.net)
-    train_z, z = model.z.cpu(), infer(net, test, config).cpu()
-    net.cpu()
+    z = infer(net, test, config)
     none = torch.full((len(test),), math.nan, dtype=torch.float64)
     log_p = none if config.nz != 2 else log_density(
-        net, config.prior_sigma, train, train_z, test, z, DTYPES[precision])
-    fits = {("ABP", config.nz): _fit(train, generate(net, train_z), test, generate(net, z), log_p)}
+        net, config.prior_sigma, train, model.z.cpu(), test, z.cpu(), DTYPES[precision])
+    fits = {("ABP", config.nz): _fit(train, generate(net, model.z), test, generate(net, z), log_p)}
     fits |= {(m.name, len(m.weights)): _fit(train, m.reconstruct(train), test, m.reconstruct(test),
                                             m.log_density(test)) for m in linear.fit_all(train)}
     nearest = train[squared_distances(test, train).argmin(1)]
@@ -142,8 +143,8 @@ def _fit_fold(config, images, names, held_out, device, precision):
 def log_density(net, prior_sigma, train, train_z, test, test_z, search=torch.float32):
     """log p of held-out images at the sigma that is the likeliest for the training images -> (h,), nats.
 
-    net on the CPU; train (r, 3, S, S) and test (h, 3, S, S) with latents (r, 2) and (h, 2) from which modes
-    are searched for too; search: dtype of the searches.
+    net on any device; train (r, 3, S, S) and test (h, 3, S, S) with latents (r, 2) and (h, 2) from which
+    modes are searched for too; search: dtype of the searches.
     """
     seen = Joint(net, train, prior_sigma, search)
     sigma, _ = ml_sigma(seen, survey(seen), train_z)
@@ -153,7 +154,7 @@ def log_density(net, prior_sigma, train, train_z, test, test_z, search=torch.flo
 
 
 def _fit(train, train_recon, test, recon, log_p):
-    return Fit(errors(train_recon, train)[1], recon.double(), *errors(recon, test), log_p)
+    return Fit(psnr(train, train_recon), recon.double(), psnr(test, recon), log_p)
 
 
 def _summary_row(key, fit):

@@ -14,19 +14,15 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from evaluation.reconstruction import errors
+from utils import psnr
 
 DIMENSIONS = (2, 4, 8, 16)
 # Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be seen in the
 # data, and the density of a pixel that is the same in all images (a white margin) would grow without bound
 LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
 HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
-         "heldout_psnr": "held-out PSNR [dB]", "heldout_mse": "held-out MSE", "train_log_p": "log p [nats]",
-         "train_bits": "bits/dim", "heldout_log_p": "held-out log p [nats]",
-         "heldout_bits": "held-out bits/dim", "sigma": "σ"}
-FORMS = {"train_psnr": ".2f", "heldout_psnr": ".2f", "train_mse": ".5f", "heldout_mse": ".5f",
-         "train_log_p": ".0f", "heldout_log_p": ".0f", "train_bits": ".3f", "heldout_bits": ".3f",
-         "sigma": ".4f"}
+         "train_log_p": "log p [nats]", "train_bits": "bits/dim", "sigma": "σ"}
+FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f", "sigma": ".4f"}
 
 
 class Linear(NamedTuple):
@@ -120,29 +116,22 @@ def fit_all(images):
 
 # ---------------------------------------------------------------------------------------------------- a table
 
-def rows(train, held_out=None):
-    """Rows of a table, a model each: how well it reconstructs and what density it gives, fitted on `train`.
+def mean_squared_error(psnr):
+    """The mean squared error of pixels in [-1, 1] from a PSNR in dB, a tensor -> float64, the same shape."""
+    return 4 * 10 ** (-psnr.double() / 10)
 
-    train, held_out  images (n, 3, S, S) in [-1, 1]; without held_out its columns are None
-    mse and psnr [dB] as of reconstruction.errors, log p [nats] an image, means over the images; sigma is the
+
+def rows(images):
+    """Rows of a table, a model each: how well it reconstructs and what density it gives, fitted on `images`.
+
+    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images; sigma is the
     std of the noise, of FA the root of the mean variance. No rows for fewer than three images.
     """
-    return [_row(model, train, held_out) for model in fit_all(train)]
-
-
-def _row(model, train, held_out):
-    train_values, heldout_values = (_measure(model, images) for images in (train, held_out))
-    row = {"model": model.name, "d": len(model.weights)}
-    for keys in (("psnr", "mse"), ("log_p", "bits")):
-        row |= {f"train_{key}": train_values.get(key) for key in keys}
-        row |= {f"heldout_{key}": heldout_values.get(key) for key in keys}
-    return row | {"sigma": model.noise.mean().sqrt().item()}
-
-
-def _measure(model, images):
-    if images is None:
-        return {}
-    mse, psnr = errors(model.reconstruct(images), images)
-    log_p = model.log_density(images).mean().item()
-    return {"mse": mse.mean().item(), "psnr": psnr.mean().item(), "log_p": log_p,
-            "bits": bits_per_dim(log_p, images[0].numel())}
+    table = []
+    for model in fit_all(images):
+        quality, log_p = psnr(images, model.reconstruct(images)), model.log_density(images).mean().item()
+        table.append({
+            "model": model.name, "d": len(model.weights), "train_psnr": quality.mean().item(),
+            "train_mse": mean_squared_error(quality).mean().item(), "train_log_p": log_p,
+            "train_bits": bits_per_dim(log_p, images[0].numel()), "sigma": model.noise.mean().sqrt().item()})
+    return table

@@ -16,7 +16,6 @@ from utils import (
     STYLE,
     file_name,
     save_figure,
-    save_recon,
     to_pixels,
 )
 
@@ -50,7 +49,7 @@ def _map(ax, values, extent, norm):
                      cmap="viridis_r", interpolation="bilinear", aspect="auto")
 
 
-def plot_maps(rows, folder, name="posterior_maps"):
+def plot_maps(rows, folder):
     """Log posteriors over the latent plane: for each image the whole plane, then a zoom on each mode.
 
     rows  dicts with image (3, S, S), recon (3, S, S), title, plane (cells, cells), reach, modes: list of
@@ -89,10 +88,10 @@ def plot_maps(rows, folder, name="posterior_maps"):
             bar = fig.colorbar(mappable, ax=axes, location="right" if what == "modes" else "left",
                                shrink=0.5, aspect=25, pad=0.01)
             bar.set_label(rf"nats by which $\log p(z|I)$ is below its greatest: {what}")
-        _save(fig, folder, name)
+        _save(fig, folder, "posterior_maps")
 
 
-def plot_chains(rows, folder, name="chains"):
+def plot_chains(rows, folder):
     """Traces of each sampler's chains over the posterior near the heaviest mode of each image.
 
     rows  dicts with title, zoom (cells, cells), extent, paths {sampler: (steps, chains, 2)}
@@ -115,10 +114,10 @@ def plot_chains(rows, folder, name="chains"):
             ax.set_title(NAMES[sampler], pad=3)
         for ax in axes[-1]:
             ax.set_xlabel("$z_1$")
-        _save(fig, folder, name)
+        _save(fig, folder, "chains")
 
 
-def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
+def plot_plane(z, area, reach, d, prior_sigma, folder):
     """Left the stretch of the plane under the images' z, right |z|^2 against chi^2.
 
     area  (cells, cells) log10 sqrt(det J'J), rows from the lowest z_2, over (-reach, reach)^2;  d the panel's
@@ -148,15 +147,10 @@ def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
         right.plot(expected, square, linestyle="none", marker="o", markersize=3, color=LINES["cold"]["color"])
         right.set(xlabel=r"quantiles of $\chi^2_2$", ylabel=r"$|z|^2 / \sigma_z^2$ of the images",
                   xlim=(0, top), ylim=(0, top), aspect="equal")
-        _save(fig, folder, name)
+        _save(fig, folder, "latent_plane")
 
 
-def plot_samples_nearest(samples, images, place, folder, n=N_NEAREST, name="nearest"):
-    """Random samples and under each the training image nearest to it, as PNG."""
-    save_recon({"sample": samples[:n], "nearest": images[place[:n]]}, folder / f"{name}.png")
-
-
-def plot_evidence(rows, folder, name="likelihood"):
+def plot_evidence(rows, folder):
     """Bits per dimension of each image at the ML sigma, from the least.
 
     rows  {start: list of dicts with bits_ml}
@@ -171,4 +165,4 @@ def plot_evidence(rows, folder, name="likelihood"):
         ax.set(xlabel="image, from the likeliest", ylabel="bits per dimension")
         if len(rows) > 1:
             ax.legend()
-        _save(fig, folder, name)
+        _save(fig, folder, "likelihood")

@@ -24,7 +24,7 @@ HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")}
 FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
-def run(config, images, names, folder, device, precision, seeds):
+def run(config, images, names, folder, device, precision, n_seeds):
     """Train both starts with every seed, and write what the same passes bring each.
 
     config     abp.Config of the trainings, but for start and seed
@@ -32,18 +32,18 @@ def run(config, images, names, folder, device, precision, seeds):
     folder     gets warm_cold_seeds.csv, .md, .tex, a row for each start and seed; warm_cold_warm.* and
                warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along the passes
     device, precision  of the trainings
-    seeds      of everything random, at least one
+    n_seeds    seeds of each start, config.seed and those after it
     Returns {"warm": rows, "cold": rows}, mean and std of each.
     """
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
-    for seed in tqdm(seeds, desc="warm against cold", unit="seed", disable=None):
+    for k in tqdm(range(n_seeds), desc="warm against cold", unit="seed", disable=None):
         budget = None
         for start in reversed(STARTS):                            # cold first: its passes are the budget
-            seeded = dataclasses.replace(config, start=start, seed=seed)
+            seeded = dataclasses.replace(config, start=start, seed=config.seed + k)
             model = ABP(seeded, images, start, device, precision, names)
             passes = train(model, budget)
             budget = budget or passes[-1]
-            found[start].append({"start": start, "seed": seed} | _measure(model, passes[-1]))
+            found[start].append({"start": start, "seed": seeded.seed} | _measure(model, passes[-1]))
             curves[start].append((passes, [row["psnr"] for row in model.history]))
     tables = {start: spread(rows) for start, rows in found.items()}
     write_tables(folder, "warm_cold_seeds", [*found["warm"], *found["cold"]], HEADS, FORMS)
@@ -68,7 +68,8 @@ def train(model, budget=None):
 
 def _measure(model, passes):
     samples = utils.sample_images(model.net, model.config)
-    values = utils.measure(model.net, model.z, model.images, samples, model.config)
+    values = utils.measure(model.net, model.z, model.images, samples, model.config,
+                           model.mask)
     return {key: values[key] for key in MEASURED} | {
         "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
         "passes": passes}
