@@ -1,13 +1,13 @@
 """Evaluate a trained generator: python -m evaluation [RUN]
 
 Writes RUN/evaluation/: a folder for each start (warm, cold) with figures (PNG and PDF) and tables
-(CSV, Markdown, LaTeX), and summary.* with the starts side by side. RUN is a run folder such as output/001;
-by default the newest finished one in output/.
+(CSV, Markdown, LaTeX), and summary.* with the starts side by side. RUN is a run folder such as
+output/001; by default the newest finished one in output/.
 
     python -m evaluation output/001             likelihood, posteriors, chains, plane, baselines
-    python -m evaluation holdout output/001     train without some images, test on them; --folds
+    python -m evaluation holdout output/001     train without some images, test on them
     python -m evaluation occlusion output/001   train on images with hidden pixels
-    python -m evaluation warm_cold output/001   several seeds of both starts, equal network passes; --seeds
+    python -m evaluation warm_cold output/001   several seeds of both starts, equal network passes
 """
 import dataclasses
 import sys
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import utils
 from abp import DTYPES, ROOT, data_folder, load_run
-from evaluation import factors, holdout, likelihood, linear, manuscript, occlusion, pictures, warm_cold
+from evaluation import factors, holdout, linear, manuscript, occlusion, pictures, warm_cold
+from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
 from inference.masks import make_mask
 from runs import recorder
@@ -33,10 +34,10 @@ LEFT_OUT = "PCA, FA: left out, they need whole images"
 @dataclass(frozen=True)
 class RunConfig:
     """Options of every command."""
-    run: str = option("", "run folder, such as output/001; none: the newest finished run in output/",
+    run: str = option("", "run folder, such as output/001; none: the newest finished in output/",
                       positional=True)
     data: str = option("", "folder of the run's images, if it has moved")
-    device: str = option("auto", "where to compute: auto (a CUDA GPU if there is one), cpu, cuda or cuda:K")
+    device: str = option("auto", "where to compute: cpu, cuda, cuda:K, or auto for a GPU if any")
 
     def __post_init__(self):
         check(self)
@@ -44,19 +45,18 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig(RunConfig):
-    n_steps: int = option(60, "steps of each chain after the steps of adaptation, half as many", 20, 10**5)
+    n_steps: int = option(60, "steps of each chain, after half as many of adaptation", 20, 10**5)
     n_shown: int = option(4, "images whose posteriors are drawn", 1, 24)
 
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """Options of a command that trains anew."""
     n_epochs: int = option(0, "epochs of each training; 0: those of the run", 0, 10**6)
 
 
 @dataclass(frozen=True)
 class HoldoutConfig(TrainConfig):
-    folds: int = option(4, "parts into which the images are split, each held out once", 2, 1000)
+    folds: int = option(4, "parts of the images, each of which is held out once", 2, 1000)
 
 
 @dataclass(frozen=True)
@@ -66,65 +66,50 @@ class WarmColdConfig(TrainConfig):
 
 def newest_run(parent):
     """The run folder in `parent` that finished last. Raises UserError if there is none."""
-    finished = [path for path in Path(parent).glob("*/metrics.md")]         # the last file of a run
+    finished = list(Path(parent).glob("*/metrics.md"))                      # the last file of a run
     if not finished:
-        raise UserError(f"{parent}: holds no finished run; train one with python abp.py, or name RUN")
+        raise UserError(f"{parent}: holds no finished run; run python abp.py, or name RUN")
     newest = max(finished, key=lambda path: (path.stat().st_mtime, path)).parent
     print(f"{newest}: the newest finished run")
     return newest
 
 
 class OpenRun:
-    """A finished run: its images and trained starts, on the device of the options.
+    """A finished run: its images and trained starts, with the networks on the chosen device.
 
-    Raises UserError if the folder is missing, no run, unfinished or damaged, of another version of the
-    program, or if its images are not there or have changed.
+    Raises UserError if the folder is no run, unfinished, damaged or of another version, or if its
+    images have changed.
     """
 
     def __init__(self, options):
         self.device = choose_device(options.device)
-        self.folder = Path(options.run) if options.run else newest_run(ROOT / "output")
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder; name a run such as output/001")
-        if not (self.folder / "config.json").is_file():
-            raise UserError(f"{self.folder}: is no run folder (it has no config.json); name one such as "
-                            "output/001")
-        self.record = read_json(self.folder / "config.json")
-        resume = f"continue with python abp.py --resume {self.folder}"
-        self.starts = {start: load_run(self.folder / start) for start in STARTS
-                       if (self.folder / start / "checkpoint.pt").is_file()}
+        self.folder = folder = Path(options.run) if options.run else newest_run(ROOT / "output")
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: is no run folder; name one such as output/001")
+        record, resume = read_json(folder / "config.json"), f"python abp.py --resume {folder}"
+        self.starts = {start: load_run(folder / start) for start in STARTS
+                       if (folder / start / "checkpoint.pt").is_file()}
         if not self.starts:
-            raise UserError(f"{self.folder}: holds no trained start; {resume}")
-        self.config = next(iter(self.starts.values()))[0]
-        if missing := [start for start in self.config.starts if start not in self.starts]:
-            raise UserError(f"{self.folder / missing[0]}: is missing; {resume}")
-        self.metrics = {start: self._metrics(start, config.n_epochs, resume)
-                        for start, (config, *_) in self.starts.items()}
+            raise UserError(f"{folder}: holds no trained start; continue with {resume}")
+        self.config, self.metrics = next(iter(self.starts.values()))[0], {}
+        for start in self.config.starts:
+            path = folder / start / "metrics.json"                      # the last file of a start
+            self.metrics[start] = read_json(path) if path.is_file() else {}
+            if self.metrics[start].get("epochs", 0) < self.config.n_epochs:
+                raise UserError(f"{folder / start}: is unfinished; continue with {resume}")
         self.data = Path(options.data) if options.data else data_folder(self.config)
-        try:
-            recorder.same_images(self.record, self.config, self.data)
-        except KeyError as error:
-            raise UserError(f"{self.folder / 'config.json'}: is no record of this program ({error}); "
-                            "train anew") from None
+        recorder.same_images(record, self.config, self.data)
         self.images, self.names = utils.load_img_tensors(self.data, self.config.img_size)
         for _, net, _ in self.starts.values():
             net.to(self.device)
-        same = self.record["device"].partition(":")[0] == self.device.partition(":")[0]
-        self.precision = self.record["precision"] if same else "fp32"
-        self.out = self.folder / "evaluation"
+        same = record["device"].partition(":")[0] == self.device.partition(":")[0]
+        self.precision = record["precision"] if same else "fp32"
+        self.out = folder / "evaluation"
         self.out.mkdir(exist_ok=True)
-
-    def _metrics(self, start, n_epochs, resume):
-        """metrics.json, which is written when a start is finished."""
-        path = self.folder / start / "metrics.json"
-        metrics = read_json(path) if path.is_file() else {}
-        if metrics.get("epochs", 0) < n_epochs:
-            raise UserError(f"{self.folder / start}: is unfinished; {resume}")
-        return metrics
 
 
 def train_anew(experiment, *names):
-    """A command that runs `experiment` with the run's options, and the options `names` after them."""
+    """A command that runs `experiment` with the run's options and the given options by name."""
     def command(options, given):
         run = OpenRun(options)
         config = dataclasses.replace(run.config, n_epochs=options.n_epochs or run.config.n_epochs)
@@ -138,24 +123,24 @@ def train_anew(experiment, *names):
 def evaluate(options, given):
     """Everything that needs no training: each start, and then the starts side by side."""
     run, done = OpenRun(options), {}
-    mask = make_mask(run.config.mask, len(run.images), run.config.img_size, run.config.seed)
+    config, plane = run.config, run.config.nz == 2
+    mask = make_mask(config.mask, len(run.images), config.img_size, config.seed)
     if mask is not None:
-        print(f"--mask {run.config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
-    if run.config.nz != 2:
-        print(f"nz is {run.config.nz}: likelihood, posterior maps and the latent plane need nz = 2 and were "
-              "left out")
-    for start, (config, net, z) in run.starts.items():
+        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
+    if not plane:
+        print(f"nz is {config.nz}: likelihood, posteriors and the plane need nz = 2, left out")
+    for start, (_, net, z) in run.starts.items():
         (run.out / start).mkdir(exist_ok=True)
-        one = Start(config, net, z, run.images, run.names, run.out / start, DTYPES[run.precision], mask,
-                    options.n_steps, options.n_shown)
+        one = Start(config, net, z, run.images, run.names, run.out / start, DTYPES[run.precision],
+                    mask, options.n_steps, options.n_shown)
         parts = [one.reconstruction, one.samples]
-        for part in [*parts, one.plane, one.likelihood, one.chains] if config.nz == 2 else parts:
+        for part in [*parts, one.plane, one.likelihood, one.chains] if plane else parts:
             began = time.perf_counter()
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
         done[start] = one
     write_summary(run.out, run.metrics, done)
-    if run.config.nz == 2:
+    if plane:
         pictures.plot_evidence({start: one.found.rows for start, one in done.items()}, run.out)
     linear_rows = write_linear(run, done, mask)
     manuscript.write(run.out, done, linear_rows, write_factors(run))
@@ -167,41 +152,38 @@ def write_summary(out, metrics, starts):
     values = {start: metrics[start] | one.summary for start, one in starts.items()}
     known = utils.METRICS | utils.HIDDEN_METRICS | QUANTITIES
     keys = [key for key in known if any(key in row for row in values.values())]
-    rows = [{"quantity": known[key][0]} | {f"{start} start": row.get(key) for start, row in values.items()}
-            for key in keys]
+    rows = [{"quantity": known[key][0]}
+            | {f"{start} start": row.get(key) for start, row in values.items()} for key in keys]
     write_tables(out, "summary", rows, row_forms=[known[key][1] for key in keys])
 
 
 def write_linear(run, starts, mask):
     """linear.*: the linear models that ABP generalises, and ABP beside them. Returns the rows.
 
-    Of a run with a mask only ABP: its numbers are of visible pixels, theirs would be of whole images.
+    Of a run with a mask only ABP: its numbers are of visible pixels, theirs of whole images.
     """
     rows, label = [], "" if mask is None else ", visible pixels"
     for start, one in starts.items():
-        row = dict.fromkeys(linear.HEADS) | {
-            "model": f"ABP, {start} start{label}", "d": run.config.nz,
-            "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
+        row = {"model": f"ABP, {start} start{label}", "d": run.config.nz,
+               "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
         if run.config.nz == 2:
-            mean = likelihood.mean_row(one.found.rows)
+            mean = mean_row(one.found.rows)
             row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"],
                     "sigma": one.found.sigma_ml}
         rows.append(row)
-    if mask is None:
-        rows += linear.rows(run.images)
-    else:
+    if mask is not None:
         print(LEFT_OUT)
-        rows.append(dict.fromkeys(linear.HEADS) | {"model": LEFT_OUT})
+    rows += linear.rows(run.images) if mask is None else [{"model": LEFT_OUT}]
+    rows = [dict.fromkeys(linear.HEADS) | row for row in rows]
     write_tables(run.out, "linear", rows, linear.HEADS, linear.FORMS)
     return rows
 
 
 def write_factors(run):
-    """factors.* of images whose factors are known: how well each is read off z. Returns whether they are."""
-    known = factors.read(run.data, run.names)
+    """factors.* of images whose factors are known. Returns whether they are."""
+    known, table = factors.read(run.data, run.names), []
     if known is None:
         return False
-    table = []
     for start, (config, _, z) in run.starts.items():
         table += [{"start": start} | row for row in factors.rows(z, known)]
         paths = [run.out / start / f"factors.{kind}" for kind in ("png", "pdf")]
@@ -217,7 +199,7 @@ COMMANDS = {"": (EvaluateConfig, evaluate),
 
 
 def main(argv=None):
-    """Run the command line -> exit status: 0, 2 after an error (one line on stderr), 130 if stopped."""
+    """Run the command line -> exit status: 0; 2 after an error, in one line; 130 if stopped."""
     return run_program("python -m evaluation", __doc__, COMMANDS, argv)
 
 

@@ -15,13 +15,13 @@ N_CHAINS = 4                   # for each image
 N_DRAWS = 96                   # of the prior, from which a chain is started
 STUCK_COLUMNS = ("image", "chain", "z1_start", "z2_start", "z1_end", "z2_end", "nats_above",
                  "z1_restart", "z2_restart")
-STUCK = 10.0                   # nats above the best mode at which a chain counts as stuck; 1 is expected
+STUCK = 10.0  # nats above the best mode at which a chain counts as stuck; 1 is expected
 
 
 class Run(NamedTuple):
     """N_CHAINS chains for each of m images, on the CPU."""
     draws: torch.Tensor        # (steps, N_CHAINS, m, 2), after adaptation
-    path: torch.Tensor         # (all steps + 1, N_CHAINS, m, 2), from the starts
+    start: torch.Tensor        # (N_CHAINS, m, 2)
     energy: torch.Tensor       # (steps, N_CHAINS, m), U of the draws
     acceptance: torch.Tensor   # (N_CHAINS, m)
     step: torch.Tensor         # (N_CHAINS, m)
@@ -29,15 +29,17 @@ class Run(NamedTuple):
 
 
 def dispersed_starts(joint, index, sigma, z, seed):
-    """Where chains start: at z (m, 2), and N_CHAINS - 1 times as cold chains do -> (N_CHAINS, m, 2).
+    """Where chains start: at z (m, 2), and as cold chains do -> (N_CHAINS, m, 2) in all.
 
     Sets torch's global seed, from which the choice among draws and all later steps are drawn.
     """
     set_seed(seed)
     posterior = joint.posterior(index, sigma)
-    cold = [posterior.resample(sample_gaussian_prior(N_DRAWS, 2, joint.prior_sigma).to(joint.device))
-            for _ in range(N_CHAINS - 1)]
-    return torch.stack([z.float(), *(start.cpu() for start in cold)])
+    starts = [z.float()]
+    for _ in range(N_CHAINS - 1):
+        draws = sample_gaussian_prior(N_DRAWS, 2, joint.prior_sigma)
+        starts.append(posterior.resample(draws.to(joint.device)).cpu())
+    return torch.stack(starts)
 
 
 def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
@@ -49,10 +51,10 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     posterior = joint.posterior(index.repeat(N_CHAINS), sigma)
     density = posterior.local if wants_metric else posterior.energy
     z = starts.flatten(0, 1).to(joint.device)
-    path, energy = [z], []
+    draws, energy = [], []
 
     def record(k, state, u, probability):
-        path.append(state)
+        draws.append(state)
         energy.append(u)
 
     if fixed_step:
@@ -61,13 +63,12 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
         step = 1.0
     else:                              # a third of the posterior's narrowest width at the start
         step = 0.3 * torch.linalg.eigvalsh(posterior.local(z)[2])[:, -1].rsqrt()
-    adapted = sampler(density, z, n_adapt, step, target, callback=record)
+    adapted = sampler(density, z, n_adapt, step, target)
     chains = sampler(density, adapted.z, n_steps, adapted.step, callback=record)
-    path = torch.stack(path).unflatten(1, (N_CHAINS, -1)).cpu()
-    energy = torch.stack(energy).unflatten(1, (N_CHAINS, -1)).cpu()
-    return Run(path[n_adapt + 1:], path, energy[n_adapt:],
-               chains.acceptance.view(N_CHAINS, -1).cpu(), chains.step.view(N_CHAINS, -1).cpu(),
-               chains.passes // (n_steps + 1))
+    draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1)).cpu()
+    energy, acceptance, step = (values.unflatten(-1, (N_CHAINS, -1)).cpu() for values in (
+        torch.stack(energy), chains.acceptance, chains.step))
+    return Run(draws, starts, energy, acceptance, step, chains.passes // (n_steps + 1))
 
 
 def floors(joint, evidence, sigma):
@@ -80,7 +81,7 @@ def floors(joint, evidence, sigma):
 # -------------------------------------------------------------------------------------- diagnostics
 
 def bulk_ess(draws):
-    """Rank-normalised bulk effective sample size (Vehtari et al. 2021): the least of the d coordinates.
+    """Rank-normalised bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
 
     draws (steps, chains, n, d) -> (n,); 0 where no chain ever moved.
     """
@@ -90,7 +91,7 @@ def bulk_ess(draws):
 
 
 def rank_rhat(draws):
-    """Rank-normalised split R-hat (Vehtari et al. 2021): greatest of the d coordinates.
+    """Rank-normalised split R-hat (Vehtari et al. 2021), greatest of the d coordinates.
 
     draws (steps, chains, n, d) -> (n,); inf if no chain moved. 1 where the chains agree; above 1.01
     they have not mixed yet.
@@ -104,8 +105,7 @@ def _for_arviz(draws):
 
 
 def _array_stats():
-    """ArviZ, imported where it is needed: that takes half a second."""
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # half a second
 
     return array_stats
 
@@ -118,7 +118,7 @@ def moments(draws):
 
 
 def moment_gaps(mean, covariance, other_mean, other_covariance):
-    """|mean - other| in stds of `covariance` and the ratio of stds: each image's worst coordinate, (n,)."""
+    """|mean - other| in stds of `covariance` and the ratio of stds, worst coordinate: (n,)."""
     std = covariance.diagonal(dim1=1, dim2=2).sqrt()
     ratio = other_covariance.diagonal(dim1=1, dim2=2).sqrt() / std
     worst = ratio.log().abs().argmax(1, keepdim=True)
@@ -132,7 +132,7 @@ def diagnose(run, evidence, index, names, floor):
     """
     mean, covariance = moments(run.draws)
     gap, ratio = moment_gaps(evidence.mean[index], evidence.covariance[index], mean, covariance)
-    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor                # (N_CHAINS, m)
+    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (N_CHAINS, m)
     columns = {"acceptance": run.acceptance.mean(0), "step": run.step.mean(0), "ess": ess,
                "ess_per_1000_passes": 1000 * ess / (len(run.draws) * N_CHAINS * run.passes),
                "rhat": rank_rhat(run.draws), "mean_gap": gap, "std_ratio": ratio,
@@ -142,20 +142,19 @@ def diagnose(run, evidence, index, names, floor):
 
 
 def stuck_chains(run, evidence, index, names, floor):
-    """Chains whose mean energy is STUCK nats above the best mode or that never moved, and a restart."""
+    """Chains that never moved or stay STUCK nats above the best mode, and where to restart them."""
     excess = run.energy.double().mean(0) - floor
     frozen = (run.draws == run.draws[:1]).all(0).all(2)
     best, rows = evidence.modes.z[evidence.modes.heaviest()][index], []
     for chain, k in ((excess > STUCK) | frozen).nonzero().tolist():
-        start, end = run.path[0, chain, k], run.draws[-1, chain, k]
-        values = (names[index[k]], chain + 1, *start.tolist(), *end.tolist(), excess[chain, k].item(),
-                  *best[k].tolist())
+        places = [run.start[chain, k], run.draws[-1, chain, k], excess[chain, k, None], best[k]]
+        values = (names[index[k]], chain + 1, *torch.cat(places).tolist())
         rows.append(dict(zip(STUCK_COLUMNS, values, strict=True)))
     return rows
 
 
 def mean_rows(rows):
-    """The rows of `diagnose`, each with its sampler, as one for each sampler: means over the images."""
+    """Means over the images of the rows of `diagnose`, each with its sampler: one row a sampler."""
     samplers = dict.fromkeys(row["sampler"] for row in rows)
     own = {name: [row for row in rows if row["sampler"] == name] for name in samplers}
     return [{"sampler": name} | {key: sum(float(row[key]) for row in some) / len(some)

@@ -27,7 +27,8 @@ class Joint:
     images       (n, 3, S, S) in [-1, 1]
     prior_sigma  std of the prior of z
     search       dtype of the networks in searches and chains; values are always float32
-    mask         (n, 1, S, S), 1 where a pixel is visible and 0 where it is hidden; None: all are visible
+    mask         (n, 1, S, S), 1 where a pixel is visible and 0 where it is hidden; None: all are
+                 visible
 
     What its methods take and return is on the CPU, whatever the device.
     """
@@ -40,7 +41,7 @@ class Joint:
         self.mask = None if mask is None else mask.to(self.device)
         n_values = (torch.full((len(images),), images[0].numel()) if mask is None
                     else 3 * mask.sum((1, 2, 3)))
-        self.n_values = n_values.double().cpu()                           # visible ones of each image
+        self.n_values = n_values.double().cpu()  # visible ones of each image
 
     def squared_error(self, index, z):
         """|I_i - g(z)|^2 over visible pixels, for images index (m,) at z (m, 2) -> (m,) float64."""
@@ -66,7 +67,7 @@ class Joint:
         return [value.to(self.device).split(BATCH) for value in values]
 
     def log_joint(self, squared_error, index, z, sigma):
-        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I) from |I_i - g(z)|^2 -> (m,)."""
+        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I), from |I_i - g(z)|^2: (m,)."""
         log_noise = self.n_values[index] / 2 * math.log(2 * math.pi * sigma**2)
         log_prior = (-z.double().square().sum(-1) / (2 * self.prior_sigma**2)
                      - math.log(2 * math.pi * self.prior_sigma**2))
@@ -103,7 +104,8 @@ def likelihood(joint, z, names, sigma, seed=0):
     """Estimate log p(I) of every image of a trained generator by quadrature -> Likelihood.
 
     z (n, 2) the run's latents, from which modes are searched for too; sigma the run's. Importance
-    sampling draws from the modes that quadrature sums: it checks the sums, not the search for modes.
+    sampling draws from the modes that quadrature sums: it checks the sums, not the search for
+    modes.
     """
     plane, index = survey(joint), torch.arange(len(z))
     at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)

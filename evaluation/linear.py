@@ -1,10 +1,11 @@
 """The linear models that a generator network generalises: I = mu + W' z + eps, z ~ N(0, I_d).
 
     PCA   eps ~ N(0, sigma^2 I_D)   probabilistic PCA in closed form (Tipping and Bishop 1999)
-    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, an own noise for each value
+    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, an own noise for each
+          value
 
-The image of D = 3 S^2 values has the density N(mu, W'W + Psi) in closed form, in nats, for pixels that are
-continuous in [-1, 1]. All in float64.
+The image of D = 3 S^2 values has the density N(mu, W'W + Psi) in closed form, in nats, for pixels
+that are continuous in [-1, 1]. All in float64.
 """
 import math
 import warnings
@@ -17,12 +18,14 @@ from sklearn.exceptions import ConvergenceWarning
 from utils import psnr
 
 DIMENSIONS = (2, 4, 8, 16)
-# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be seen in the
-# data, and the density of a pixel that is the same in all images (a white margin) would grow without bound
+# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be
+# seen in the data, and the density of a pixel that is the same in all images (a white margin)
+# would grow without bound
 LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
 HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
          "train_log_p": "log p [nats]", "train_bits": "bits/dim", "sigma": "σ"}
-FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f", "sigma": ".4f"}
+FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f",
+         "sigma": ".4f"}
 
 
 class Linear(NamedTuple):
@@ -34,8 +37,12 @@ class Linear(NamedTuple):
     encoder: torch.Tensor          # (d, D): the code of an image is encoder (I - mu) ...
     decoder: torch.Tensor          # (d, D): ... and its reconstruction mu + decoder' code
 
+    @property
+    def d(self):
+        return len(self.weights)
+
     def reconstruct(self, images):
-        """PCA: the orthogonal projection; FA: mu + W' E[z | I].  (n, 3, S, S) -> the same, not clipped."""
+        """PCA: orthogonal projection; FA: mu + W' E[z | I].  (n, 3, S, S) -> the same."""
         flat = (images.double().flatten(1) - self.mean) @ self.encoder.T @ self.decoder + self.mean
         return flat.view(images.shape)
 
@@ -45,7 +52,7 @@ class Linear(NamedTuple):
 
 
 def log_normal(x, mean, weights, noise):
-    """log N(x; mean, W'W + Psi) without a D x D matrix: x (n, D), W (d, D), Psi () or (D,) -> (n,), in nats.
+    """log N(x; mean, W'W + Psi) in nats: x (n, D), W (d, D), Psi () or (D,) -> (n,).
 
     With A = W Psi^-1/2, M = I + A A' and y = Psi^-1/2 (x - mean),
     (x - mean)' (W'W + Psi)^-1 (x - mean) = |y|^2 - (A y)' M^-1 (A y) (Woodbury), and
@@ -61,26 +68,27 @@ def log_normal(x, mean, weights, noise):
 
 
 def bits_per_dim(log_p, n_values):
-    """Bits for each value of an image on the scale 0 .. 255, from the log density of its values in [-1, 1].
+    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1].
 
-    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per step is
-    127.5 times smaller, log2(127.5) = 6.99 bits more. The density is continuous, with no allowance for
-    rounding, so that the number may be negative.
+    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per
+    step is 127.5 times smaller, log2(127.5) = 6.99 bits more. The density is continuous, with no
+    allowance for rounding, so that the number may be negative.
 
-    log_p  log density of an image in nats, a number or a tensor; n_values  D, the values of an image
+    log_p  log density of an image in nats, a number or a tensor; n_values  D, the values of an
+           image
     """
     return -log_p / (n_values * math.log(2)) + math.log2(127.5)
 
 
-# ------------------------------------------------------------------------------------------------------- fits
+# --------------------------------------------------------------------------------------------- fits
 
 def fit_pca(images, d):
     """Probabilistic PCA of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
 
-    With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k,
-    sigma^2 = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d.
-    sigma^2 is at least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the
-    discarded eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
+    With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k, sigma^2
+    = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d. sigma^2 is at
+    least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the discarded
+    eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
     """
     flat = images.double().flatten(1)
     n, n_values = flat.shape
@@ -98,7 +106,7 @@ def fit_fa(images, d):
     The noise of each value is at least LEAST_VARIANCE.
     """
     flat = images.double().flatten(1)
-    with warnings.catch_warnings():                 # the end of 1000 iterations is near enough to the maximum
+    with warnings.catch_warnings():  # the end of 1000 iterations is near enough to the maximum
         warnings.simplefilter("ignore", ConvergenceWarning)
         # exact: the randomised default stops early, where the likelihood falls by chance
         fit = FactorAnalysis(d, svd_method="lapack").fit(flat.numpy())
@@ -114,24 +122,27 @@ def fit_all(images):
     return [fit(images, d) for fit in (fit_pca, fit_fa) for d in DIMENSIONS if d < len(images)]
 
 
-# ---------------------------------------------------------------------------------------------------- a table
+# ------------------------------------------------------------------------------------------ a table
 
 def mean_squared_error(psnr):
-    """The mean squared error of pixels in [-1, 1] from a PSNR in dB, a tensor -> float64, the same shape."""
+    """The mean squared error of pixels in [-1, 1], float64, from a PSNR in dB of any shape."""
     return 4 * 10 ** (-psnr.double() / 10)
 
 
 def rows(images):
-    """Rows of a table, a model each: how well it reconstructs and what density it gives, fitted on `images`.
+    """Rows of a table, one a model, fitted on `images`: reconstruction and density.
 
-    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images; sigma is the
-    std of the noise, of FA the root of the mean variance. No rows for fewer than three images.
+    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images;
+    sigma is the std of the noise, of FA the root of the mean variance. No rows for fewer than
+    three images.
     """
     table = []
     for model in fit_all(images):
-        quality, log_p = psnr(images, model.reconstruct(images)), model.log_density(images).mean().item()
+        quality = psnr(images, model.reconstruct(images))
+        log_p = model.log_density(images).mean().item()
         table.append({
-            "model": model.name, "d": len(model.weights), "train_psnr": quality.mean().item(),
+            "model": model.name, "d": model.d, "train_psnr": quality.mean().item(),
             "train_mse": mean_squared_error(quality).mean().item(), "train_log_p": log_p,
-            "train_bits": bits_per_dim(log_p, images[0].numel()), "sigma": model.noise.mean().sqrt().item()})
+            "train_bits": bits_per_dim(log_p, images[0].numel()),
+            "sigma": model.noise.mean().sqrt().item()})
     return table

@@ -1,19 +1,13 @@
-"""Modes of the posteriors in the latent plane: a coarse grid, damped Gauss-Newton steps, Gaussians.
-
-All arithmetic here is float64 on the CPU, but for `refine`, which follows its arguments.
-"""
+"""Modes of posteriors in the latent plane: a coarse grid, damped Gauss-Newton steps, Gaussians."""
 import math
 from typing import NamedTuple
 
 import torch
 
-from inference.posterior import LEAST_BF16_SIGMA
-
 MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
 NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
 UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
-ROUGH = 2.0**-18       # of |I - g|^2 for each value, more than a descent in bf16 leaves
-NEAR = 0.02            # squared Newton decrement of the end of a descent: .01 nats, a tenth of a std
+NEAR = 0.02  # squared Newton decrement of the end of a descent: .01 nats, a tenth of a std
 SAME = 0.5             # stds between the ends of two descents that went to one mode
 OVERLAP = 1.5          # stds, of both together, between two modes that are merged
 STALLED = 1e4          # damping of steps so small that only rounding can keep U from falling
@@ -28,7 +22,7 @@ class Plane(NamedTuple):
 
 
 def midpoints(half, cells):
-    """The centres of cells x cells equal squares of (-half, half)^2: (cells^2, 2) float64, z_1 slow."""
+    """Centres of cells x cells equal squares of (-half, half)^2: (cells^2, 2) float64, z_1 slow."""
     axis = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * half
     return torch.cartesian_prod(axis, axis)
 
@@ -63,43 +57,22 @@ def survey(joint, reach=4.5, cells=42):
 
 
 def find_modes(joint, plane, sigma, z):
-    """The modes of all posteriors, searched from the lowest minima of U on the coarse grid and z (n, 2)."""
+    """The modes of all posteriors, by descents from minima on the coarse grid and from z (n, 2)."""
     minima, image = _minima(joint, plane, sigma)
-    image, z = torch.cat([image, torch.arange(len(z))]), torch.cat([minima, z.double()])
-    if joint.search == torch.bfloat16 and sigma < LEAST_BF16_SIGMA:
-        image, z = _approach(joint, sigma, image, z)
-    return _descend(joint, sigma, image, z)
+    image = torch.cat([image, torch.arange(len(z))])
+    return descend(joint, sigma, image, torch.cat([minima, z.double()]))
 
 
-def follow_modes(joint, modes, sigma):
-    """The modes as they are at another sigma."""
-    return _descend(joint, sigma, modes.image, modes.z)
-
-
-def _approach(joint, sigma, image, z):
-    """Descend in bf16 first -> the ends from which a mode may count.
-
-    At this sigma descents need float32, and most starts end in minima that are hopeless there. What a bf16
-    descent leaves of |I - g|^2, a rounding of 2^-20 a value above all, is well below ROUGH a value.
-    """
-    coarse = LEAST_BF16_SIGMA
-    z, _, _, _ = refine(lambda index, z: joint.local(image[index], z, coarse), z, tol=NEAR)
-    log_joint = joint.log_joint(joint.squared_error(image, z), image, z, sigma)
-    best = torch.full((len(joint.images),), -math.inf, dtype=log_joint.dtype)
-    best.scatter_reduce_(0, image, log_joint, "amax")
-    hopeful = log_joint > best[image] - UNLIKELY - ROUGH * joint.n_values[image] / (2 * sigma**2)
-    return image[hopeful], z[hopeful]
-
-
-def _descend(joint, sigma, image, z):
-    z, energy, _, metric = refine(lambda index, z: joint.local(image[index], z, sigma), z, tol=NEAR)
+def descend(joint, sigma, image, z):
+    """The distinct modes that descents reach from z (m, 2) for the images `image` (m,) -> Modes."""
+    z, energy, _, metric = refine(lambda i, z: joint.local(image[i], z, sigma), z, tol=NEAR)
     return _distinct(image, z, energy, metric)
 
 
 def _minima(joint, plane, sigma):
     """The lowest local minima of U on the coarse grid, (m, 2), and the image of each, (m,)."""
-    energy = (plane.squared_error / (2 * sigma**2)
-              + plane.z.square().sum(1) / (2 * joint.prior_sigma**2))                       # (n, m)
+    prior = plane.z.square().sum(1) / (2 * joint.prior_sigma**2)
+    energy = plane.squared_error / (2 * sigma**2) + prior                                 # (n, m)
     grid = energy.view(len(energy), 1, plane.cells, plane.cells)
     lowest = -torch.nn.functional.max_pool2d(-grid, 3, 1, 1)
     minima = torch.where(grid == lowest, grid, math.inf).flatten(1)
@@ -112,19 +85,14 @@ def _minima(joint, plane, sigma):
 def _distinct(image, z, energy, metric):
     """Drop modes found twice and negligible ones; masses by Laplace's approximation."""
     log_mass = -energy - torch.logdet(metric) / 2 + math.log(2 * math.pi)
-    kept = []
-    for i in image.unique().tolist():
-        own = (image == i).nonzero().squeeze(1)
-        own = own[log_mass[own].argsort(descending=True)]
-        found = []
-        for k in own.tolist():
-            if log_mass[k] < log_mass[own[0]] - UNLIKELY:
-                break
-            gaps = [((z[k] - z[j]) @ metric[j] @ (z[k] - z[j])).sqrt() for j in found]
-            if all(gap > SAME for gap in gaps):
-                found.append(k)
-        kept += found
-    kept = torch.tensor(kept)
+    order = log_mass.argsort(descending=True)
+    image, z, metric, log_mass = (values[order] for values in (image, z, metric, log_mass))
+    gap = z[:, None] - z
+    found = torch.einsum("ija,jab,ijb->ij", gap, metric, gap) < SAME**2       # i within j
+    twice = (found & (image[:, None] == image)).tril(-1).any(1)               # within a heavier one
+    heaviest = torch.stack([log_mass[image == i].amax() for i in image.unique()])
+    kept = (~twice & (log_mass > heaviest[image] - UNLIKELY)).nonzero().squeeze(1)
+    kept = kept[image[kept].argsort(stable=True)]
     factor = torch.linalg.cholesky(torch.linalg.inv(metric[kept]))
     return Modes(image[kept], z[kept], factor, log_mass[kept])
 
@@ -133,7 +101,7 @@ def merged(modes):
     """One Gaussian, of the same mass, mean and covariance, for modes of an image that overlap."""
     rows = []
     for i in modes.image.unique().tolist():
-        kept = []                                              # (mass, mean, covariance), heaviest first
+        kept = []  # (mass, mean, covariance), heaviest first
         own = modes.of(i)
         for k in own.log_mass.argsort(descending=True).tolist():
             new = own.log_mass[k], own.z[k], own.factor[k] @ own.factor[k].T
@@ -157,9 +125,10 @@ def _joined(a, b):
 
 def log_gaussians(modes, z):
     """log of w_k N(z; m_k, C_k) for each mode k of one image, at z (m, 2) -> (k, m)."""
-    u = torch.linalg.solve(modes.factor, (z[None] - modes.z[:, None]).mT)                 # (k, 2, m)
+    u = torch.linalg.solve(modes.factor, (z[None] - modes.z[:, None]).mT)  # (k, 2, m)
     log_det = torch.linalg.det(modes.factor).abs().log()
-    return modes.log_mass[:, None] - u.square().sum(1) / 2 - log_det[:, None] - math.log(2 * math.pi)
+    log_peak = modes.log_mass - log_det - math.log(2 * math.pi)
+    return log_peak[:, None] - u.square().sum(1) / 2
 
 
 def log_share(mixture, image, z):
@@ -177,20 +146,20 @@ def log_share(mixture, image, z):
 
 @torch.no_grad()
 def refine(local, z, n_steps=20, tol=1e-4):
-    """Go down U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
+    """Descend U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
 
-    local    local(index, z) -> U (m,), dU/dz (m, d) and G (m, d, d), symmetric positive definite, as of
-             Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
+    local    local(index, z) -> U (m,), dU/dz (m, d) and G (m, d, d), symmetric positive definite,
+             as of Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
     z        (n, d) where the descents begin
     n_steps  most steps of a row; each is an evaluation
-    tol      a row is done when it stalls, or when its squared Newton decrement dU/dz' G^-1 dU/dz is below: U
-             is then about half of it above the mode's
+    tol      a row is done when it stalls, or when its squared Newton decrement dU/dz' G^-1 dU/dz is
+             below: U is then about half of it above the mode's
 
-    The damping lambda of Levenberg and Marquardt (Marquardt 1963) is each row's own: it falls tenfold after a
-    step that was kept and grows fivefold after another. Gauss-Newton's G = J'J / sigma^2 + I / prior_sigma^2
-    leaves out the curvature of the generator itself, for which the damping makes up. Steps to where U or
-    its derivatives are not finite are not kept; a row that begins there stays.
-    Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
+    The damping lambda of Levenberg and Marquardt (Marquardt 1963) is each row's own: it falls
+    tenfold after a step that was kept and grows fivefold after another. It makes up for the
+    curvature of the generator, which Gauss-Newton's G = J'J / sigma^2 + I / prior_sigma^2 leaves
+    out. Steps to where U or its derivatives are not finite are not kept; a row that begins there
+    stays. Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
     """
     index = torch.arange(len(z), device=z.device)
     z = z.clone()
@@ -218,6 +187,6 @@ def _decrement(grad, metric):
 
 
 def _solve(metric, grad):
-    """G^-1 g, in float64: a narrow posterior's metric is ill conditioned.  (n, d, d), (n, d) -> (n, d)."""
-    move, _ = torch.linalg.solve_ex(metric.double(), grad.double().unsqueeze(2))     # of nan: nan, no error
+    """G^-1 g in float64, since G may be ill conditioned: (n, d, d), (n, d) -> (n, d)."""
+    move, _ = torch.linalg.solve_ex(metric.double(), grad.double().unsqueeze(2))
     return move.squeeze(2).to(grad.dtype)

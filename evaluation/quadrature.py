@@ -8,22 +8,22 @@ approximations divides the integral,
 
     p(I) = sum_k integral r_k(z) p(z, I) dz,     r_k = w_k N(z; m_k, C_k) / q(z),
 
-into parts of one mode each that add up exactly, however the modes overlap. Each part is summed over a square
-lattice in the coordinates in which its mode is round: for smooth modes the error of that sum falls
-exponentially with the spacing (the trapezoid rule; Trefethen and Weideman 2014). Lattices are refined and
-widened until the error estimate is below a tolerance.
+into parts of one mode each that add up exactly, however the modes overlap. Each part is summed
+over a square lattice in the coordinates in which its mode is round: for smooth modes the error of
+that sum falls exponentially with the spacing (the trapezoid rule; Trefethen and Weideman 2014).
+Lattices are refined and widened until the error estimate is below a tolerance.
 
-The result is an estimate and no bound. Its error estimate is that of the sums over the modes that were found;
-a mode narrower than a cell of the coarse grid (.21 prior stds) that no search met is missing from both, and
-then log p is too low. tests/evaluation/test_quadrature.py compares with annealed importance sampling, which
-knows neither the grid nor the modes.
+The result is an estimate, no bound. Its error estimate is that of the sums over the modes that
+were found. A mode narrower than a cell of the coarse grid (.21 prior stds) that no search met is
+missing from both, and log p is then too low. tests/evaluation/test_quadrature.py compares with
+annealed importance sampling, which uses neither the grid nor the modes.
 """
 import math
 from typing import NamedTuple
 
 import torch
 
-from evaluation.modes import Modes, find_modes, follow_modes, log_gaussians, log_share, merged
+from evaluation.modes import Modes, descend, find_modes, log_gaussians, log_share, merged
 
 SPACING, REACH = 0.8, 4.5          # of the lattice, in stds of the mode
 MOST_POINTS = 8_000    # of one lattice
@@ -33,11 +33,11 @@ ROUNDS = 8
 class Evidence(NamedTuple):
     """What quadrature gives, for each image; float64."""
     log_p: torch.Tensor            # (n,) estimate of log p(I_i), nats
-    error: torch.Tensor            # (n,) estimate of its error, nats: lattice, range and float32 together
+    error: torch.Tensor            # (n,) estimate of its error, nats: lattice, range and float32
     mean: torch.Tensor             # (n, 2) of the posterior
     covariance: torch.Tensor       # (n, 2, 2)
     squared_error: torch.Tensor    # (n,) posterior mean of |I_i - g(z)|^2
-    modes: Modes
+    modes: Modes                   # where it was summed; masses are those of p(z, I)
 
 
 def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
@@ -49,9 +49,8 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     tolerance  nats; lattices are refined until the estimate of their error is below it
     """
     n = len(joint.images)
-    modes = modes._replace(log_mass=modes.log_mass - joint.n_values[modes.image] / 2 * math.log(
-        2 * math.pi * sigma**2) - math.log(2 * math.pi * joint.prior_sigma**2))       # of p itself
-    # a first, coarse sum gives each mode its own width, where Gauss-Newton's metric knows that of the peak
+    # a first, coarse sum gives each mode its own mass and width, where Laplace's are those of the
+    # peak
     first = _Sums(joint, modes, sigma, max(spacing, 1.0), reach)
     modes = merged(first.moved(modes).weighty())
     parts, errors, todo = [None] * n, torch.zeros(n, dtype=torch.float64), range(n)
@@ -61,8 +60,8 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
         for i in todo:
             own = modes.of(i)
             parts[i] = part = _Sums(joint, own, sigma, spacings[i], reaches[i])
-            missed = _missed(joint, plane, own, i, sigma, reaches[i]) - part.log_p.item()
-            tail = part.tail + math.exp(min(missed, 0))
+            missed = _missed(joint, plane, own, i, sigma, reaches[i]) - part.log_p
+            tail = part.tail + missed.clamp(max=0).exp().item()
             errors[i] = part.lattice + tail
             if errors[i] > tolerance and len(part.u) < MOST_POINTS:
                 again.append(i)
@@ -71,8 +70,9 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
         todo = again
     best = torch.stack([part.best for part in parts])
     rounding = joint.rounding(torch.arange(n), best).abs() / (2 * sigma**2)
-    columns = [torch.stack(values) for values in zip(*(part.moments() for part in parts), strict=True)]
-    return Evidence(torch.stack([part.log_p for part in parts]), errors + rounding, *columns, modes)
+    log_p, *moments = (torch.stack(values) for values in zip(
+        *((part.log_p, *part.moments()) for part in parts), strict=True))
+    return Evidence(log_p, errors + rounding, *moments, modes)
 
 
 class _Sums:
@@ -82,9 +82,9 @@ class _Sums:
     """
 
     def __init__(self, joint, modes, sigma, spacing, reach):
-        self.u, self.halves = _lattice(spacing, reach)                                    # (m, 2), (3, m)
+        self.u, self.halves = _lattice(spacing, reach)  # (m, 2), (3, m)
         self.factor, self.spacing, self.reach = modes.factor, spacing, reach
-        self.z = modes.z[:, None] + self.u @ modes.factor.mT                              # (k, m, 2)
+        self.z = modes.z[:, None] + self.u @ modes.factor.mT  # (k, m, 2)
         index, z = modes.image.repeat_interleave(len(self.u)), self.z.flatten(0, 1)
         squared_error = joint.squared_error(index, z)
         log_joint = joint.log_joint(squared_error, index, z, sigma).view(len(modes.z), -1)
@@ -97,7 +97,8 @@ class _Sums:
     def lattice(self):
         """The greatest |log of the sum over one half of the lattice - that over the other|.
 
-        Halves are the even and the odd rows, columns and diagonals: coarser lattices of larger error.
+        Halves are the even and the odd rows, columns and diagonals: coarser lattices of larger
+        error.
         """
         return max((self._mass(even) - self._mass(~even)).abs().item() for even in self.halves)
 
@@ -106,7 +107,7 @@ class _Sums:
 
     @property
     def tail(self):
-        """Fraction of the mass beyond the reach, from the two outermost rings, a geometric series."""
+        """Fraction of the mass beyond the reach: a geometric series from two outer rings."""
         radius = self.u.norm(dim=1)
         outer, inner = (self._mass((radius > r) & (radius <= r + 1)) - self.log_p
                         for r in (self.reach - 1, self.reach - 2))
@@ -128,7 +129,7 @@ class _Sums:
         """The modes with the masses, means and widths that the sums found."""
         log_mass = self.weight.logsumexp(1)
         share = (self.weight - log_mass[:, None]).exp()                                   # (k, m)
-        mean = share @ self.u                                                             # (k, 2), in u
+        mean = share @ self.u  # (k, 2), in u
         centred = self.u - mean[:, None]
         covariance = torch.einsum("km,kma,kmb->kab", share, centred, centred)
         value, vector = torch.linalg.eigh(covariance)
@@ -139,7 +140,7 @@ class _Sums:
 
 
 def _lattice(spacing, reach):
-    """The square lattice within a disk, (m, 2), and its even places by row, column, diagonal, (3, m)."""
+    """The square lattice in a disk, (m, 2), and its even rows, columns and diagonals, (3, m)."""
     k = torch.arange(-math.floor(reach / spacing), math.floor(reach / spacing) + 1)
     places = torch.cartesian_prod(k, k)
     places = places[(places * spacing).double().norm(dim=1) <= reach]
@@ -147,21 +148,21 @@ def _lattice(spacing, reach):
 
 
 def _missed(joint, plane, modes, i, sigma, reach):
-    """log of the mass of image i that its lattices do not cover, as far as the coarse grid sees it."""
+    """log of the mass of image i outside its lattices, as far as the coarse grid sees it."""
     index = torch.full((len(plane.z),), i)
     log_joint = joint.log_joint(plane.squared_error[i], index, plane.z, sigma)
     logs = log_gaussians(modes, plane.z)
     radius = torch.linalg.solve(modes.factor, (plane.z[None] - modes.z[:, None]).mT).norm(dim=1)
     outside = torch.where(radius > reach, logs - logs.logsumexp(0), -math.inf).logsumexp(0)
-    return (log_joint + outside).logsumexp(0).item() + math.log(plane.area)
+    return (log_joint + outside).logsumexp(0) + math.log(plane.area)
 
 
 def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence at that sigma.
 
-    By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the last sigma;
-    in Laplace's approximation until that stands still, then with quadrature. It begins at z (n, 2), such as
-    a run's latents, with the sigma of the residuals there.
+    By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the
+    last sigma; in Laplace's approximation until that converges, then with quadrature. It begins
+    with the sigma of the residuals at z (n, 2), such as a run's latents.
     """
     values = joint.n_values.sum()
     sigma = math.sqrt(joint.squared_error(torch.arange(len(z)), z).sum() / values)
@@ -176,7 +177,7 @@ def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
         # E |I - g(z)|^2 = |I - g(m)|^2 + tr(J'J C) for z ~ N(m, C)
         spread = sigma**2 * ((metric - prior) * covariance).sum((1, 2))
         sigma, last = math.sqrt((squared_error + spread).sum() / values), sigma
-        modes = follow_modes(joint, modes, sigma)
+        modes = descend(joint, sigma, modes.image, modes.z)
         if abs(sigma / last - 1) < tolerance:
             break
     evidence = log_evidence(joint, plane, modes, sigma)
@@ -184,7 +185,8 @@ def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
         better = math.sqrt(evidence.squared_error.sum() / values)
         if abs(better / sigma - 1) < tolerance:
             break
-        sigma, modes = better, follow_modes(joint, modes, better)
+        sigma = better
+        modes = descend(joint, sigma, modes.image, modes.z)
         evidence = log_evidence(joint, plane, modes, sigma)
     return sigma, evidence
 
@@ -192,7 +194,7 @@ def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
 def importance(joint, modes, sigma, n_draws=128, seed=0, widen=1.5):
     """log p(I_i) by importance sampling from the mixture of the modes, their stds widened.
 
-    Returns the estimates (n,) and their standard errors (n,), nats. It sees what the modes cover, no more.
+    Returns estimates (n,) and their standard errors (n,), nats. What no mode covers is not seen.
     """
     generator = torch.Generator().manual_seed(seed)
     wide = modes._replace(factor=widen * modes.factor)

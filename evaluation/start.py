@@ -1,4 +1,4 @@
-"""Everything that is said about one trained start, warm or cold: tables and figures in its folder."""
+"""The evaluation of one trained start, warm or cold: tables and figures in its folder."""
 import torch
 from skimage.metrics import structural_similarity
 
@@ -12,8 +12,9 @@ from utils import N_SAMPLES, generate, panel_range, psnr, sample_images, save_re
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0
 SHARE = 0.001                  # of the mass, below which a mode is not drawn
-# Wang, Bovik, Sheikh, Simoncelli: Image quality assessment: from error visibility to structural similarity,
-# 2004: Gaussian window of std 1.5 pixels, 11 a side, moments with its weights, without Bessel's correction
+# Wang, Bovik, Sheikh, Simoncelli: Image quality assessment: from error visibility to structural
+# similarity, 2004: Gaussian window of std 1.5 pixels, 11 a side, moments with its weights, without
+# Bessel's correction
 WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 RECON_HEADS = {"image": "image", "mse": "MSE", "psnr": "PSNR [dB]", "ssim": "SSIM"}
 RECON_FORMS = {"mse": ".5f", "psnr": ".2f", "ssim": ".3f"}
@@ -23,20 +24,25 @@ CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "stuck": "stuck chains"}
 CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f",
                "rhat": ".3f", "mean_gap": ".3f", "std_ratio": ".3f"}
-# of the summary, beside those of metrics.json: (name, format for the text of a report; ".0%" in percent)
+# of the summary, beside those of metrics.json: (name, format for the text of a report; ".0%" in
+# percent)
 QUANTITIES = {
     "visible": ("fraction of pixels that are visible", ".0%"),
     "ssim": ("SSIM", ".3f"),
+    "recon_power": ("reconstructions: high-frequency power over the images'", ".2f"),
     "samples_power": ("samples: high-frequency power over the images'", ".2f"),
     "samples_used": ("samples: fraction of images that are nearest to one of them", ".0%"),
     "inside": ("fraction of images within the 95 % disk", ".0%"),
+    "in_panel": ("fraction of images within the panel", ".0%"),
+    "ks": ("Kolmogorov-Smirnov distance of |z|² from χ²", ".3f"),
+    "ks_p": ("p-value of that distance", ".2g"),
     "tears": ("tears: 95th percentile of steps over their median", ".1f"),
     "ml_sigma": ("ML estimate of σ", ".4f"),
     "log_p": ("log p at the run's σ, mean [nats]", ".0f"),
     "log_p_ml": ("log p at ML σ, mean [nats]", ".0f"),
     "log_p_error": ("error estimate of log p, greatest [nats]", ".2g"),
     "bits_ml": ("bits per dimension at ML σ", ".3f"),
-    "sampling_agrees": ("fraction of images with importance sampling within 2 standard errors", ".0%"),
+    "sampling_agrees": ("fraction of images with importance sampling within 2 std errors", ".0%"),
     "several_modes": ("fraction of images with more than one mode", ".0%"),
     "acceptance": ("chains of the run's sampler: acceptance, mean", ".2f"),
     "ess": ("bulk ESS per 1000 passes, median", ".1f"),
@@ -47,18 +53,18 @@ QUANTITIES = {
 
 
 def similarity(recon, images):
-    """Structural similarity of each image, at most 1, the mean of its colours: (n, 3, S, S) twice -> (n,)."""
+    """Structural similarity of each image, the mean of its colours: (n, 3, S, S) twice -> (n,)."""
     pairs = zip(recon.double().numpy(), images.double().numpy(), strict=True)
     values = [structural_similarity(a, b, channel_axis=0, data_range=2, **WINDOW) for a, b in pairs]
     return torch.tensor(values, dtype=torch.float64)
 
 
 def reconstruction_rows(recon, images, names, mask=None):
-    """Rows of a table: name, mse, psnr [dB] and ssim of each image, and their means in a last row, "mean".
+    """Rows of a table: mse, psnr [dB] and ssim of each image, and their means in a last row.
 
     recon, images  (n, 3, S, S) in [-1, 1] on the CPU, S at least 11, the side of the window of SSIM
-    mask           (n, 1, S, S) or None: mse and psnr are those of the visible pixels, and ssim is None, since
-                   its windows mix them with hidden ones
+    mask           (n, 1, S, S) or None: mse and psnr are those of the visible pixels; ssim is None,
+                   since its windows mix visible and hidden pixels
     """
     quality = psnr(images, recon, mask)
     columns = {"mse": mean_squared_error(quality), "psnr": quality}
@@ -73,19 +79,21 @@ def reconstruction_rows(recon, images, names, mask=None):
 class Start:
     """A trained start and what is needed to evaluate it.
 
-    config, net, z  as `abp.load_run` returns them, net on any device;  images (n, 3, S, S) in [-1, 1], names
+    config, net, z  as `abp.load_run` returns them, net on any device;  images (n, 3, S, S) in [-1,
+                    1], names
     folder          where tables and figures go; search: dtype of chains and searches
     mask            (n, 1, S, S) or None
     """
 
-    def __init__(self, config, net, z, images, names, folder, search, mask=None, n_steps=60, n_shown=4):
+    def __init__(self, config, net, z, images, names, folder, search, mask, n_steps, n_shown):
         self.config, self.net, self.z, self.images, self.names = config, net, z, images, names
         self.folder, self.search, self.mask = folder, search, mask
         self.n_steps = n_steps
-        self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long().unique()
+        self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long()
         self.recon = generate(net, z.to(next(net.parameters()).device))
         self.n_samples = N_SAMPLES
-        self.summary = {} if mask is None else {"visible": mask.mean().item()}     # {key of QUANTITIES: value}
+        self.summary = {}                                  # {key of QUANTITIES: value}
+        self._sum_up(visible=None if mask is None else mask.mean().item())
 
     def _tables(self, name, rows, heads=None, forms=None):
         write_tables(self.folder, name, rows, heads, forms)
@@ -102,12 +110,13 @@ class Start:
         samples = sample_images(self.net, self.config)
         rows, place = plane.nearest(samples, self.images, self.names)
         self._tables("nearest", rows, {"psnr": "PSNR [dB]"}, {"psnr": ".2f"})
-        between = plane.between(self.images, self.recon, samples, place)
-        self._tables("between", between)
         shown = slice(pictures.N_NEAREST)
         save_recon({"sample": samples[shown], "nearest": self.images[place[shown]]},
                    self.folder / "nearest.png")
-        self._sum_up(samples_power=between[1]["samples"], samples_used=between[2]["samples"])
+        power = [plane.high_frequency_power(x) for x in (self.images, self.recon, samples)]
+        if power[0]:
+            self._sum_up(recon_power=power[1] / power[0], samples_power=power[2] / power[0])
+        self._sum_up(samples_used=len(place.unique()) / len(self.images))
 
     def likelihood(self):
         self.joint = Joint(self.net, self.images, self.config.prior_sigma, self.search, self.mask)
@@ -122,7 +131,7 @@ class Start:
             several_modes=sum(row["modes"] > 1 for row in images) / len(images))
 
     def chains(self):
-        """Chains of the run's own sampler for all images, of every sampler for the images that are shown."""
+        """Chains of the run's sampler for all images, of every sampler for the shown images."""
         config, sigma, found = self.config, self.config.mse_sigma, self.found.at_run
         everything, n_adapt = torch.arange(len(self.images)), self.n_steps // 2
         floor = chains.floors(self.joint, found, sigma)
@@ -143,7 +152,8 @@ class Start:
         starts = self.z[self.shown].repeat(chains.N_CHAINS, 1, 1)
         runs, table = {}, []
         for name in chains.SAMPLERS:
-            runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, n_adapt, self.n_steps)
+            runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, n_adapt,
+                                       self.n_steps)
             table += [{"sampler": name} | row for row in
                       chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])]
         self._tables("samplers", table, CHAIN_HEADS, CHAIN_FORMS)
@@ -162,11 +172,12 @@ class Start:
                      for m in drawn.tolist() if share[m] >= SHARE]
             index = torch.full((len(grid.z),), i)
             values = self.joint.log_joint(grid.squared_error[i], index, grid.z, sigma)
-            title = self.names[i]
-            maps.append({"image": self.images[i], "title": title, "reach": reach, "z": self.z[i].tolist(),
-                         "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
-            traces.append({"title": title, "zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
-                           "paths": {name: run.draws[:, :, k].numpy() for name, run in runs.items()}})
+            common = {"title": self.names[i]}
+            maps.append(common | {"image": self.images[i], "reach": reach, "z": self.z[i].tolist(),
+                                  "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
+            paths = {name: run.draws[:, :, k].numpy() for name, run in runs.items()}
+            traces.append(common | {"zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
+                                    "paths": paths})
         pictures.plot_maps(maps, self.folder)
         pictures.plot_chains(traces, self.folder)
 
@@ -174,8 +185,8 @@ class Start:
         """log p(z, I_i) on a fine grid around a mode, rows from the lowest z_2."""
         half = ZOOM_STDS * (factor @ factor.T).diagonal().sqrt()
         z = centre + midpoints(1.0, ZOOM_CELLS) * half
-        index = torch.full((len(z),), i)
-        values = self.joint.log_joint(self.joint.squared_error(index, z), index, z, self.config.mse_sigma)
+        index, joint = torch.full((len(z),), i), self.joint
+        values = joint.log_joint(joint.squared_error(index, z), index, z, self.config.mse_sigma)
         (left, low), (right, high) = (centre - half).tolist(), (centre + half).tolist()
         return {"zoom": values.view(ZOOM_CELLS, ZOOM_CELLS).T, "extent": (left, right, low, high)}
 
@@ -183,9 +194,7 @@ class Start:
         """The latent plane: where the images sit, and where the generator tears."""
         sigma = self.config.prior_sigma
         self._tables("latents", plane.latents(self.z, self.names, sigma), {"z_square": "|z|²"})
-        occupancy = plane.occupancy(self.z, sigma)
-        self._tables("occupancy", occupancy)
-        self._sum_up(inside=occupancy[0]["value"], tears=plane.tears(self.net, sigma)["ratio"])
-        area = plane.stretch(self.net, STRETCH_REACH * sigma, STRETCH_CELLS)
-        pictures.plot_plane(self.z.numpy(), area, STRETCH_REACH * sigma, panel_range(self.z, sigma), sigma,
-                            self.folder)
+        self._sum_up(**plane.occupancy(self.z, sigma), tears=plane.tears(self.net, sigma)["ratio"])
+        reach, d = STRETCH_REACH * sigma, panel_range(self.z, sigma)
+        area = plane.stretch(self.net, reach, STRETCH_CELLS)
+        pictures.plot_plane(self.z.numpy(), area, reach, d, sigma, self.folder)

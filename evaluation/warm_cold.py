@@ -1,9 +1,10 @@
 """Warm start against cold start, fairly: the same number of network passes, and several seeds.
 
-An epoch of the warm start costs one pass an image more than one of the cold start: the chains' present states
-compete with the draws of the prior (ABP.chain_start). Equal epochs would favour it. So the cold start trains
-to its last epoch, and the warm start until another epoch would cost more passes in all than that: with the
-default options a few epochs short of the end of its schedules, where the learning rate hardly falls further.
+An epoch of the warm start costs one pass an image more than one of the cold start: the chains'
+present states compete with the draws of the prior (ABP.chain_start). Equal epochs would favour it.
+So the cold start trains to its last epoch, and the warm start until another epoch would cost more
+passes in all than that: with the default options a few epochs short of the end of its schedules,
+where the learning rate hardly falls further.
 """
 import dataclasses
 
@@ -18,7 +19,8 @@ from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
-MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation", "z_mean_square")
+MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation",
+            "z_mean_square")
 HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
 FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
@@ -29,8 +31,9 @@ def run(config, images, names, folder, device, precision, n_seeds):
 
     config     abp.Config of the trainings, but for start and seed
     images     (n, 3, S, S) in [-1, 1], with their names
-    folder     gets warm_cold_seeds.csv, .md, .tex, a row for each start and seed; warm_cold_warm.* and
-               warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along the passes
+    folder     gets warm_cold_seeds.csv, .md, .tex, a row for each start and seed; warm_cold_warm.*
+               and warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along
+               the passes
     device, precision  of the trainings
     n_seeds    seeds of each start, config.seed and those after it
     Returns {"warm": rows, "cold": rows}, mean and std of each.
@@ -38,7 +41,7 @@ def run(config, images, names, folder, device, precision, n_seeds):
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
     for k in tqdm(range(n_seeds), desc="warm against cold", unit="seed", disable=None):
         budget = None
-        for start in reversed(STARTS):                            # cold first: its passes are the budget
+        for start in reversed(STARTS):  # cold first: its passes are the budget
             seeded = dataclasses.replace(config, start=start, seed=config.seed + k)
             model = ABP(seeded, images, start, device, precision, names)
             passes = train(model, budget)
@@ -56,7 +59,8 @@ def run(config, images, names, folder, device, precision, n_seeds):
 def train(model, budget=None):
     """Train to the last epoch, or the last that the budget [passes per image] pays; at least one.
 
-    An epoch costs what the one before it did. Returns the passes per image up to each epoch, a list.
+    An epoch costs what the one before it did. Returns the passes per image up to each epoch, a
+    list.
     """
     passes = []
     for row in model.train():
@@ -76,7 +80,7 @@ def _measure(model, passes):
 
 
 def spread(rows):
-    """The rows of some seeds as two: mean and std (n - 1) of each number; no std of a single seed."""
+    """Two rows for those of some seeds: mean and std (n - 1) of each number; no std of one seed."""
     keys = [key for key in rows[0] if key not in ("start", "seed")]
     values = np.array([[row[key] for key in keys] for row in rows], float)
     std = values.std(0, ddof=1).tolist() if len(rows) > 1 else [None] * len(keys)
@@ -85,10 +89,10 @@ def spread(rows):
 
 
 def draw(curves, paths):
-    """PSNR along the network passes: the mean over the seeds and a band from the least to the greatest.
+    """PSNR along the network passes: the mean over the seeds, in a band from least to greatest.
 
-    curves  {"warm": one (passes per image, psnr) for each seed, "cold": ...}; lists of an epoch each, and the
-            same passes for all seeds of a start
+    curves  {"warm": one (passes per image, psnr) for each seed, "cold": ...}; lists of an epoch
+            each, and the same passes for all seeds of a start
     paths   files to draw to, .png or .pdf
     """
     with rc_context(STYLE):
@@ -98,8 +102,8 @@ def draw(curves, paths):
             passes, psnr = seeds[0][0], np.array([values for _, values in seeds])
             marker = "." if len(passes) < 3 else None
             ax.plot(passes, psnr.mean(0), label=f"{start} start", marker=marker, **LINES[start])
-            ax.fill_between(passes, psnr.min(0), psnr.max(0), color=LINES[start]["color"], alpha=0.2,
-                            linewidth=0)
+            ax.fill_between(passes, psnr.min(0), psnr.max(0), color=LINES[start]["color"],
+                            alpha=0.2, linewidth=0)
         ax.set(xlabel="network passes per image", ylabel="PSNR [dB]")
         ax.legend(loc="lower right")
         save_figure(fig, paths)

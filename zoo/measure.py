@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import softplus
 
-from evaluation.density import Joint
-from evaluation.needles import find_modes, survey
+from evaluation.likelihood import Joint
+from evaluation.modes import find_modes, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from inference.posterior import squared_distances
 from zoo.core import alternate, mlp
