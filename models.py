@@ -1,4 +1,5 @@
-"""The generator network g(z; theta) of I = g(z; theta) + eps: two linear layers, then deconvolutions."""
+"""The generator network g(z; theta) of I = g(z; theta) + eps: two linear layers, then
+deconvolutions."""
 import math
 
 import torch
@@ -10,16 +11,17 @@ MIN_SIZE = 16          # the smallest image: two deconvolutions from 4 x 4
 class GenNet(nn.Module):
     """Deconvolutional generator: z (n, nz) -> images (n, 3, img_size, img_size) in [-1, 1].
 
-    No layer mixes the images of a batch (there is no batch normalisation): g(z)[i] depends on z[i] alone.
+    No layer mixes the images of a batch (there is no batch normalisation): g(z)[i] depends on z[i]
+    alone.
 
     nz        dimension of the latent, at least 1
     img_size  side of the images in pixels, a power of two from 16
     hidden    width of the first layer; larger values allow a more nonlinear map
     width     channels at 64 x 64; twice as many at half the side, half at twice, from 16 to 8 width
-    smooth    number of the last deconvolutions, all but the first two at most, that are a 1 x 1 convolution
-              and bilinear interpolation instead (deep decoder; Heckel and Hand, ICLR 2019). Pixels that no
-              image shows are then interpolated from their neighbours; fully visible images are sharper
-              without
+    smooth    number of the last deconvolutions, all but the first two at most, that are a 1 x 1
+              convolution and bilinear interpolation instead (deep decoder; Heckel and Hand, ICLR
+              2019). Pixels that no image shows are then interpolated from their neighbours; fully
+              visible images are sharper without
 
     Raises ValueError where a size is out of range.
     """
@@ -60,18 +62,19 @@ class GenNet(nn.Module):
         for m in learned:
             if isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, std=math.sqrt(2 / m.in_features))
-            else:                                      # 4 of the 16 taps of a deconvolution meet each output
+            else:  # 4 of the 16 taps of a deconvolution meet each output
                 taps = 4 if isinstance(m, nn.ConvTranspose2d) else 1
                 nn.init.normal_(m.weight, std=math.sqrt(2 / (taps * m.in_channels)))
             nn.init.zeros_(m.bias)
         nn.init.normal_(learned[0].weight, std=1.0)
-        nn.init.normal_(learned[0].bias, std=1.0)      # spreads the bends over the plane; 0 puts all at 0
+        # spreads the bends over the plane; 0 puts all at 0
+        nn.init.normal_(learned[0].bias, std=1.0)
         with torch.no_grad():
-            learned[-1].weight.mul_(0.3)               # start near grey, far from where tanh saturates
+            learned[-1].weight.mul_(0.3)  # start near grey, far from where tanh saturates
 
     def forward(self, z):
-        """z (n, nz) -> images (n, 3, S, S). The code is float32 also under autocast: a latent that is rounded
-        to bf16 would leave its own posterior."""
+        """z (n, nz) -> images (n, 3, S, S). The code is float32 also under autocast: a latent that
+        is rounded to bf16 would leave its own posterior."""
         with torch.autocast(z.device.type, enabled=False):
             code = self.code(z)
         return self.deconv(code)                       # (n, nz) -> (n, 192, 4, 4) -> (n, 3, S, S)

@@ -1,4 +1,8 @@
-"""Images in, pictures of a run out: reconstructions, random samples, the panel, loss curves, and their measures."""
+"""Images in, pictures of a run out: reconstructions, random samples, the panel, loss curves,
+latents.
+
+Pixels are in [-1, 1]: 0 is read as -1 and 255 as 1, and pictures are written with that fixed range.
+"""
 import io
 import logging
 import math
@@ -10,94 +14,90 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import font_manager, ft2font
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torchvision.transforms.functional import pil_to_tensor
+from torchvision.utils import make_grid
 
-from inference.masks import hidden_error, hide
-from inference.posterior import sample_gaussian_prior, squared_distances
-from runs.files import list_images, write_atomic, write_json
+from inference.masks import fingerprint, make_mask
+from runs.files import data_folder, half_way, list_images, write_atomic
 from runs.options import UserError
 
-COLUMN = 3.3                     # inches, the width of a column of a report; figures are 1 or 2 columns wide
-TEXT = 8                         # points, the size of captions
-SMALL = 7                        # points, of numbers along axes and titles of small panels
-STYLE = {
+COLUMN = 3.3  # inches, width of a report's column; figures are 1 or 2 columns wide
+TEXT, SMALL = 8, 7               # points: captions and labels; numbers along axes
+STYLE = {                        # Computer Modern, as in a LaTeX report
     "font.family": "serif", "font.serif": ["cmr10"], "mathtext.fontset": "cm", "font.size": TEXT,
     "axes.formatter.use_mathtext": True,                  # cmr10 itself has no minus
     "axes.titlesize": TEXT, "axes.labelsize": TEXT, "legend.fontsize": TEXT,
-    "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "axes.linewidth": 0.6, "lines.linewidth": 1.0,
-    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+    "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0, "legend.frameon": False, "axes.spines.top": False,
+    "axes.spines.right": False, "pdf.fonttype": 42}
 # Okabe and Ito's colours, told apart by everyone, and line styles for print in grey
 LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
          "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
-LATENT = {"marker": "x", "color": "#d55e00", "markersize": 4}      # where the run's z stands on a map
-# File names are set as in the report's \texttt: cmr10 has other signs in the places of _ and |
-FAMILIES = ["cmtt10", "DejaVu Sans Mono"]
-FILE_NAME = {"family": FAMILIES, "fontsize": SMALL, "parse_math": False}
-LONGEST = 18                     # characters of a file name in a figure; longer ones lose their middle
+GAP = 2                          # pixels between the images of a grid
+MARGIN = 0.5                     # inches for the labels of the panel
+MOST_PIXELS = 6000               # width of the largest panel, in pixels
+COMPRESSION = 3
+
+# -------------------------------------------------------------------------------------- images in
+
+def load_img_tensors(folder, img_size):
+    """All images of a folder, sorted by file name: (n, 3, img_size, img_size), and their names.
+
+    Raises UserError if there is no folder, no image, or one that cannot be read.
+    """
+    paths = list_images(folder)
+    images = torch.empty(len(paths), 3, img_size, img_size)
+    for i, path in enumerate(paths):
+        images[i] = load_image(path, img_size)
+    return images, [p.name for p in paths]
 
 
-def file_name(name):
-    """A file name as a figure can show it, with FILE_NAME: short, with ? for what the fonts do not have."""
-    name = "".join(c if ord(c) in _known() else "?" for c in name)
-    return name if len(name) <= LONGEST else f"{name[:LONGEST // 2 - 1]}...{name[2 - LONGEST // 2:]}"
+def load_inputs(config):
+    """The images of a run (n, 3, S, S), their names, and the fingerprint of its mask."""
+    images, names = load_img_tensors(data_folder(config), config.img_size)
+    mask = make_mask(config.mask, len(images), config.img_size, config.seed)
+    return images, names, fingerprint(mask)
 
 
-@cache
-def _known():
-    return frozenset(ft2font.FT2Font(font_manager.findfont(FAMILIES[-1])).get_charmap())
+def load_image(path, img_size):
+    """One file as a (3, img_size, img_size) float32 tensor in [-1, 1].
 
-
-@cache
-def picture_font(pixels):
-    """Computer Modern of a size in pixels, for text in PNG pictures."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmr10.ttf"), pixels)
-
-
-def picture_text(width):
-    """The size in pixels of TEXT in a picture of `width` pixels that is printed two columns wide."""
-    return round(width * TEXT / (72 * 2 * COLUMN))
-
-
-# -------------------------------------------------------------------------------------------------- images in
-
-def load_image(path, img_size, resampling=Image.Resampling.LANCZOS):
-    """One file as a (3, img_size, img_size) float32 tensor in [-1, 1]: 0 -> -1, 255 -> 1.
-
-    Turned as its EXIF orientation says, first frame of an animation, transparency laid on white, grey and
-    palette and CMYK made RGB, 16 bits brought to 8, cropped square at the centre, resized (with antialiasing,
-    unless another of Pillow's ways is given).
-    Raises UserError naming the file if it is no image, is truncated, or is above Pillow's limit of pixels.
+    Upright after its EXIF orientation, first frame of an animation, transparency on white, RGB from
+    grey, palette and CMYK, 16 bits as 8, cropped square at the centre, resized with antialiasing.
+    Raises UserError naming the file if it is no image, is truncated, or exceeds Pillow's limit of
+    pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)         # odd metadata is none of the user's concern
+            warnings.simplefilter("ignore", UserWarning)         # odd metadata
             with Image.open(path) as file:
-                image = _to_rgb(_exif_upright(file))
+                image = _to_rgb(_upright(file))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
                         "make it smaller or take it out of the folder") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:     # all of these are Pillow's "broken"
+    except (OSError, ValueError, SyntaxError, EOFError) as error:     # Pillow's ways to say "broken"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as an image ({reason.replace(repr(str(path)), 'it')}); "
-                        "mend it or take it out of the folder") from None
-    image = ImageOps.fit(image, (img_size, img_size), resampling)
-    return to_tensor(image)
+        reason = reason.replace(repr(str(path)), "it")
+        raise UserError(f"{path}: cannot be read as an image ({reason}); "
+                        "repair it or take it out of the folder") from None
+    return to_tensor(ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS))
 
 
-def _exif_upright(image):
+def _upright(image):
     try:
         return ImageOps.exif_transpose(image)
-    except struct.error:               # EXIF data too broken to be read: the picture stays as it lies
+    except struct.error:               # EXIF data too broken to be read
         return image
 
 
 def _to_rgb(image):
-    if image.mode.startswith("I;16") or image.mode == "I":     # 16-bit grey: convert() would clip it to white
+    # 16-bit grey: convert() clips it to white
+    if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         image = Image.fromarray(grey.round().astype(np.uint8))
     if image.has_transparency_data:
@@ -108,52 +108,57 @@ def _to_rgb(image):
 
 def to_tensor(image):
     """A PIL RGB image (w, h) as a float32 tensor (3, h, w) in [-1, 1]."""
-    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return pil_to_tensor(image).float() / 127.5 - 1
+
+
+def check_images(images):
+    """An array or tensor of images as float32 (n, 3, S, S).
+
+    Raises UserError if its type, shape or range is another.
+    """
+    images = torch.as_tensor(images)
+    if not images.is_floating_point():
+        raise UserError(f"images are {images.dtype}; give floating-point values in [-1, 1]")
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not shape[0]:
+        raise UserError(f"images have the shape {shape}; give (n, 3, S, S)")
+    if not images.abs().max() <= 1:
+        raise UserError(f"images range from {images.min():g} to {images.max():g}; "
+                        "give values in [-1, 1]")
+    return images.float()
 
 
 def to_pixels(images):
-    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never stretched."""
+    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never
+    stretched."""
     pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
     return pixels.byte().movedim(-3, -1).numpy()
 
 
-def to_side(images, side):
-    """Images (n, 3, S, S) at another side, powers of two both: pixels averaged, or repeated."""
-    factor = images.shape[-1] // side
-    if factor > 1:
-        return torch.nn.functional.avg_pool2d(images, factor)
-    factor = side // images.shape[-1]
-    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+# ------------------------------------------------------------------------------------- pictures out
+
+@cache
+def picture_font(pixels):
+    """Computer Modern of a size in pixels, for text in PNG pictures."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmr10.ttf"
+    return ImageFont.truetype(str(path), pixels)
 
 
-def load_img_tensors(folder, img_size):
-    """All images of a folder, sorted by file name: (n, 3, img_size, img_size) in [-1, 1], and their names.
-
-    Raises UserError as `list_images` and `load_image` do.
-    """
-    paths = list_images(folder)
-    images = torch.empty(len(paths), 3, img_size, img_size)
-    for i, path in enumerate(paths):
-        images[i] = load_image(path, img_size)
-    return images, [p.name for p in paths]
-
-
-# ---------------------------------------------------------------- pictures
-
-GAP = 2                          # pixels between the pictures of a grid
-MARGIN = 0.5                     # inches that the labels of the panel's axis take
-MOST_PIXELS = 6000               # width of the largest panel, in pixels
-COMPRESSION = 3                  # of PNG files: half the time of the default 6, and 7 % more bytes
+def picture_text(width):
+    """The size in pixels of TEXT in a picture of `width` pixels that is printed two columns
+    wide."""
+    return round(width * TEXT / (72 * 2 * COLUMN))
 
 
 def save_figure(fig, paths, dpi=300):
     """Draw a matplotlib Figure to paths, .png or .pdf: the same bytes each time, tight margins."""
-    logging.getLogger("fontTools").setLevel(logging.ERROR)        # it warns of the age of Computer Modern
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the age of Computer Modern
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
                  else {"pil_kwargs": {"compress_level": COMPRESSION}})
-        fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02, **extra)
+        fig.savefig(buffer, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.02,
+                    **extra)
         write_atomic(path, buffer.getvalue())
 
 
@@ -164,19 +169,16 @@ def _save_picture(picture, path):
 
 
 def _tile(images, ncol):
-    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture of rows of ncol, with white gaps."""
-    pixels = to_pixels(images)
-    n, h, w, _ = pixels.shape
-    nrow = math.ceil(n / ncol)
-    sheet = np.full((nrow * (h + GAP) - GAP, ncol * (w + GAP) - GAP, 3), 255, np.uint8)
-    for i, picture in enumerate(pixels):
-        y, x = i // ncol * (h + GAP), i % ncol * (w + GAP)
-        sheet[y:y + h, x:x + w] = picture
-    return sheet
+    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture (H, W, 3) of rows of ncol, with white
+    gaps."""
+    pixels = torch.from_numpy(to_pixels(images)).movedim(-1, 1)
+    sheet = make_grid(pixels, ncol, padding=GAP, pad_value=255).movedim(0, -1).numpy()
+    return sheet[GAP:-GAP, GAP:-GAP] if len(images) > 1 else sheet       # without the outer gap
 
 
 def save_images(images, path, ncol=12):
-    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1 white."""
+    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1
+    white."""
     _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
 
 
@@ -190,19 +192,20 @@ def save_recon(rows, path, ncol=12):
     between, text = max(4, height // 12), max(8, height // 8, picture_text(ncol * (width + GAP)))
     margin = max(16, height // 4, math.ceil(1.25 * text))
     longest = max(picture_font(text).getlength(label) for label in rows)
-    font = picture_font(max(6, int(text * min(1, height / longest))))       # no label longer than its row
+    # no label longer than its row
+    font = picture_font(max(6, int(text * min(1, height / longest))))
     block = len(rows) * (height + GAP) - GAP + between
-    sheet = Image.new("RGB", (margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between),
-                      "white")
+    size = margin + ncol * (width + GAP) - GAP, math.ceil(n / ncol) * block - between
+    sheet = Image.new("RGB", size, "white")
     for k in range(0, n, ncol):
         for j, (label, images) in enumerate(rows.items()):
             y = k // ncol * block + j * (height + GAP)
             sheet.paste(Image.fromarray(_tile(images[k:k + ncol], ncol)), (margin, y))
-            sheet.paste(_upright(label, font, (margin, height)), (0, y))
+            sheet.paste(_sideways(label, font, (margin, height)), (0, y))
     _save_picture(sheet, path)
 
 
-def _upright(text, font, size):
+def _sideways(text, font, size):
     """Text that reads upwards, centred on white of the given size (w, h)."""
     label = Image.new("RGB", size[::-1], "white")
     centre = (label.width / 2, label.height / 2)
@@ -211,39 +214,32 @@ def _upright(text, font, size):
 
 
 def save_interp(images, columns, rows, paths):
-    """Draw the panel of `plot_interp` to paths, .png or .pdf."""
-    with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
-        fig = plot_interp(images, columns, rows)
-        pixels = len(columns) * (images.shape[-1] + GAP)
-        save_figure(fig, paths, dpi=min(MOST_PIXELS, pixels) / fig.get_figwidth())
-
-
-def plot_interp(images, columns, rows):
-    """The panel g(z) over the latent plane: columns left to right along z_1, rows top to bottom along z_2.
+    """The panel g(z) over the latent plane: z_1 from left to right, z_2 from top to bottom.
 
     images   (len(rows) * len(columns), 3, h, w) in [-1, 1], row by row from the top left
-    columns  values of z_1 from the left; they label the axis
-    rows     values of z_2 from the top, likewise; none: a single strip along z_1
-    Returns a matplotlib Figure.
+    columns  values of z_1; rows: values of z_2, none for a single strip along z_1
+    paths    files to draw to, .png or .pdf
     """
     ncol, nrow = len(columns), max(1, len(rows))
-    side = 2 * COLUMN - MARGIN                         # of the cells; save_figure adds the labels beside them
-    fig = Figure(figsize=(side, side * nrow / ncol))
-    ax = fig.add_axes((0, 0, 1, 1))
-    sheet = _tile(images, ncol)
-    ax.imshow(sheet, interpolation="none", aspect="equal")
-    decimals = max(0, 2 - math.floor(math.log10(max(map(abs, columns)))))
-    every = math.ceil(ncol / 16)                       # more labels than this would touch
-    for set_ticks, values, pitch in ((ax.set_xticks, columns, sheet.shape[1] / ncol),
-                                     (ax.set_yticks, rows, sheet.shape[0] / nrow)):
-        labels = [f"{round(v, decimals) + 0.0:.{decimals}f}" for v in values]          # + 0.0: no minus zero
-        set_ticks(((np.arange(len(values)) + 0.5) * pitch)[::every], labels[::every])
-    ax.set_xlabel("$z_1$")
-    if len(rows):
-        ax.set_ylabel("$z_2$")
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return fig
+    side = 2 * COLUMN - MARGIN                         # of the cells; save_figure adds the labels
+    with matplotlib.rc_context({**STYLE, "xtick.major.size": 0, "ytick.major.size": 0}):
+        fig = Figure(figsize=(side, side * nrow / ncol))
+        ax = fig.add_axes((0, 0, 1, 1))
+        sheet = _tile(images, ncol)
+        ax.imshow(sheet, interpolation="none", aspect="equal")
+        decimals = max(0, 2 - math.floor(math.log10(max(map(abs, columns)))))
+        every = math.ceil(ncol / 16)                   # more labels than this would touch
+        for set_ticks, values, pitch in ((ax.set_xticks, columns, sheet.shape[1] / ncol),
+                                         (ax.set_yticks, rows, sheet.shape[0] / nrow)):
+            labels = [f"{round(v, decimals) + 0.0:.{decimals}f}" for v in values]   # + 0.0: no -0
+            set_ticks(((np.arange(len(values)) + 0.5) * pitch)[::every], labels[::every])
+        ax.set_xlabel("$z_1$")
+        if len(rows):
+            ax.set_ylabel("$z_2$")
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        pixels = min(MOST_PIXELS, ncol * (images.shape[-1] + GAP))
+        save_figure(fig, paths, dpi=pixels / side)
 
 
 def plot_stats(histories, paths):
@@ -259,7 +255,8 @@ def plot_stats(histories, paths):
             epochs = [r["epoch"] for r in rows]
             marker = "." if len(rows) < 3 else None
             for ax, key in zip(axes, ("loss", "psnr"), strict=True):
-                ax.plot(epochs, [r[key] for r in rows], label=f"{start} start", marker=marker, **LINES[start])
+                ax.plot(epochs, [r[key] for r in rows], label=f"{start} start", marker=marker,
+                        **LINES[start])
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -274,10 +271,12 @@ def plot_stats(histories, paths):
 
 
 def plot_latents(z, images, prior_sigma, path, most=60):
-    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of the prior.
+    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of
+    the prior.
 
-    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most` thumbnails,
-    and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0, prior_sigma^2 I).
+    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most`
+    thumbnails, and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0,
+    prior_sigma^2 I).
     """
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
@@ -290,10 +289,10 @@ def plot_latents(z, images, prior_sigma, path, most=60):
             ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
         ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
         step = max(1, math.ceil(len(z) / most))
-        zoom = 17 / images.shape[-1]              # thumbnails of about 17 points, whatever the image size
+        zoom = 17 / images.shape[-1]  # thumbnails of about 17 points, whatever the image size
         for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
-            ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom, interpolation="lanczos"), point,
-                                         frameon=False))
+            thumbnail = OffsetImage(picture, zoom=zoom, interpolation="lanczos")
+            ax.add_artist(AnnotationBbox(thumbnail, point, frameon=False))
         reach = max(3.1 * prior_sigma, 1.15 * np.abs(plane).max())
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
                ylabel="$z_2$" if z.shape[1] > 1 else "")
@@ -322,190 +321,17 @@ def save_side_by_side(cells, path):
     _save_picture(sheet, path)
 
 
-# ---------------------------------------------------------------- results
-
-N_SAMPLES = 96             # random samples that are drawn and measured
-SATURATED = 0.98           # |x| beyond which a pixel counts as burnt
-MOST_RECON = 48            # reconstructions in a figure; of a larger folder, evenly spaced ones
-METRICS = {                # key of metrics.json: (name, format)
-    "psnr": ("PSNR [dB]", ".2f"),
-    "mse": ("MSE", ".5f"),
-    "loss": ("loss (Eq. 7)", ".1f"),
-    "z_std": ("std of z", ".2f"),
-    "z_mean_square": ("mean of z²", ".2f"),
-    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", ".2f"),
-    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", ".2f"),
-    "sample_saturation": ("samples: saturated pixels over data's", ".4f"),
-    "epochs": ("epochs", "d"),
-    "seconds": ("training time [s]", ".0f"),
-}
-HIDDEN_METRICS = {         # the same, of a run with a mask
-    "hidden_mae": ("hidden pixels: mean error of 0 to 255", ".2f"),
-    "hidden_relative": ("hidden pixels: relative error", ".3f"),
-}
-
-
-@torch.no_grad()
-def generate(net, z, side=None):
-    """g(z) in float32, a few at a time: z (n, nz) -> images (n, 3, S, S) on the CPU, or of another side."""
-    def images(part):
-        full = net(part).float().cpu()
-        return full if side is None else to_side(full, side)
-
-    return torch.cat([images(part) for part in z.split(64)])
-
-
-def sample_images(net, config, n=N_SAMPLES):
-    """Random samples: g of n draws of the prior, the same for the same seed; the data has no part in them."""
-    generator = torch.Generator().manual_seed(config.seed)
-    draws = sample_gaussian_prior(n, config.nz, config.prior_sigma, generator)
-    return generate(net, draws.to(next(net.parameters()).device))
-
-
-def reconstruction(net, z, images, mse_sigma, mask=None):
-    """loss (Eq. 7), mse and psnr of images (n, 3, S, S) at their z (n, nz), in float32.
-
-    psnr is the mean over images of 10 log10(4 / mse_i), in dB. With a mask (n, 1, S, S) all three are of the
-    visible pixels: the loss sums over them, mse_i is the mean over those of image i.
-    """
-    def squared_error(part):
-        squares = (generate(net, z[part]) - images[part]).square()
-        return (squares if mask is None else squares * mask[part]).mean((1, 2, 3))
-
-    error = torch.cat([squared_error(slice(k, k + 64)) for k in range(0, len(z), 64)])
-    loss = error.mean().item() * images[0].numel() / (2 * mse_sigma**2)
-    mse = error if mask is None else error / mask.mean((1, 2, 3))
-    return {"loss": loss, "mse": mse.mean().item(),
-            "psnr": (10 * torch.log10(4 / mse)).mean().item()}
-
-
-def measure(net, z, images, samples, config, mask=None):
-    """The numbers of metrics.json that say how good a generator and its latents are, in float32.
-
-    sample_saturation is the share of saturated pixels (|x| > .98) in random samples less the share in the
-    images; sample_nearest_psnr the PSNR of random samples to the training image nearest to each, mean and
-    10th percentile. With a mask (n, 1, S, S) the reconstruction is measured on visible pixels, all of the
-    image is what samples are compared with, and `hidden_error` tells how well hidden pixels are recovered.
-    """
-    distances = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1)
-    nearest = distances.min(1).values / images[0].numel()
-    nearest_psnr = 10 * torch.log10(4 / nearest)
-    data_saturation = _saturation(images)
-    hidden = {} if mask is None else hidden_error(generate(net, z), images, mask)
-    return reconstruction(net, z, images, config.mse_sigma, mask) | hidden | {
-        "z_std": z.std(0, correction=0).mean().item(),
-        "z_mean_square": z.square().mean().item(),
-        "sample_saturation": _saturation(samples) - data_saturation,
-        "data_saturation": data_saturation,
-        "sample_nearest_psnr": nearest_psnr.mean().item(),
-        "sample_nearest_psnr_p10": nearest_psnr.quantile(0.1).item(),
-    }
-
-
-def _saturation(images):
-    return sum((part.abs() > SATURATED).sum().item() for part in images.split(256)) / images.numel()
-
-
-def panel_range(z, prior_sigma):
-    """d of the panel over (-d, d)^2: the 95th percentile of |z_k|, held between 1 and 3 stds of the prior."""
-    d = z[:, :2].abs().flatten().quantile(0.95).item() / prior_sigma
-    return round(min(3.0, max(1.0, d)), 1) * prior_sigma
-
-
-def panel_axes(d, ninterp, nz):
-    """Values of z_1 from left to right and of z_2 from top to bottom; none of z_2 where nz is 1."""
-    values = torch.linspace(-d, d, ninterp)
-    return values.tolist(), values.flip(0).tolist() if nz > 1 else []
-
-
-def panel_latents(columns, rows, nz):
-    """The z of every cell, row by row from the top left: (cells, nz); coordinates beyond the second are 0."""
-    z = torch.zeros(len(columns) * max(1, len(rows)), nz)
-    z[:, 0] = torch.tensor(columns).repeat(max(1, len(rows)))
-    if rows:
-        z[:, 1] = torch.tensor(rows).repeat_interleave(len(columns))
-    return z
-
-
-def panel(net, z, config):
-    """The cells of the interpolation panel, row by row from the top left, and its axes z_1 and z_2."""
-    columns, rows = panel_axes(panel_range(z, config.prior_sigma), config.ninterp, config.nz)
-    return generate(net, panel_latents(columns, rows, config.nz).to(z.device)), columns, rows
-
-
-def draw_recon(net, z, images, path, mask=None):
-    """Training images and their reconstructions; of a large folder, evenly spaced ones.
-
-    With a mask (n, 1, S, S): images as seen, hidden pixels mid grey, reconstructions, and whole images.
-    """
-    shown = torch.arange(0, len(z), math.ceil(len(z) / MOST_RECON))
-    x, recon = images[shown], generate(net, z[shown.to(z.device)])
-    save_recon({"image": x, "g(z)": recon} if mask is None else
-                      {"seen": hide(x, mask[shown]), "g(z)": recon, "image": x}, path)
-
-
-def draw_snapshot(net, z, images, config, folder, epoch, mask=None):
-    """Reconstructions, samples and the plain panel: EPOCH_recon.png, EPOCH_samples.png, EPOCH_interp.png."""
-    draw_recon(net, z, images, folder / f"{epoch:04d}_recon.png", mask)
-    save_images(sample_images(net, config), folder / f"{epoch:04d}_samples.png")
-    save_images(panel(net, z, config)[0], folder / f"{epoch:04d}_interp.png", config.ninterp)
-
-
-def write_start(net, z, images, history, config, folder, mask=None):
-    """All results of one finished start in its folder: every figure, then metrics.json."""
-    samples = sample_images(net, config)
-    draw_recon(net, z, images, folder / "recon.png", mask)
-    save_images(samples, folder / "samples.png")
-    save_interp(*panel(net, z, config), [folder / "interp.png", folder / "interp.pdf"])
-    plot_stats({folder.name: history}, [folder / "loss.png", folder / "loss.pdf"])
-    plot_latents(z, images, config.prior_sigma, folder / "latents.pdf")
-    metrics = measure(net, z, images, samples, config, mask)
-    metrics |= {"panel_range": panel_range(z, config.prior_sigma),
-                "seconds": sum(r["seconds"] for r in history), "epochs": len(history),
-                "n_images": len(images), "img_size": config.img_size,
-                "n_parameters": sum(p.numel() for p in net.parameters())}
-    write_json(folder / "metrics.json", metrics)
-    return metrics
-
-
-def write_run(folder, metrics, histories, config):
-    """What belongs to the whole run: the table, and with both starts the handout's warm-cold figures.
-
-    metrics, histories  {"warm": ..., "cold": ...} or one of the two
-    """
-    write_atomic(folder / "metrics.md", _markdown_table(metrics))
-    if len(metrics) < 2:
+def draw_pairs(folder, histories, config):
+    """The handout's warm-cold figures of a run with both starts; histories {"warm": ..., "cold":
+    ...}."""
+    if len(histories) < 2:
         return
     plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])
     for name in ("recon", "samples", "interp"):
         rows = [[(f"{start} start, {config.n_epochs} epochs", folder / start / f"{name}.png")
-                 for start in metrics]]
-        halves = {start: half_way(folder / start / "epochs", config.n_epochs) for start in metrics}
-        if name == "recon" and None not in halves.values():                          # the handout's Figure 2
+                 for start in histories]]
+        halves = [half_way(folder / start / "epochs", config.n_epochs) for start in histories]
+        if name == "recon" and None not in halves:                   # the handout's Figure 2
             rows.insert(0, [(f"{start} start, {epoch} epochs", path)
-                            for start, (epoch, path) in halves.items()])
+                            for start, (epoch, path) in zip(histories, halves, strict=True)])
         save_side_by_side(rows, folder / f"warm_cold_{name}.png")
-
-
-def half_way(snapshots, n_epochs):
-    """Epoch and path of the snapshot of the reconstructions nearest to half the epochs; None without one."""
-    epochs = [int(p.name.split("_")[0]) for p in snapshots.glob("*_recon.png")]
-    epochs = [e for e in epochs if e < n_epochs]
-    if not epochs:
-        return None
-    epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
-    return epoch, snapshots / f"{epoch:04d}_recon.png"
-
-
-def table_rows(metrics):
-    """METRICS, and those of hidden pixels where there are any: (key, (name, format))."""
-    masked = any("hidden_mae" in m for m in metrics.values())
-    return (METRICS | HIDDEN_METRICS if masked else METRICS).items()
-
-
-def _markdown_table(metrics):
-    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
-             "|---|" + "---:|" * len(metrics)]
-    for key, (name, form) in table_rows(metrics):
-        lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
-    return "\n".join(lines) + "\n"

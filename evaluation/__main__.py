@@ -15,17 +15,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import utils
-from abp import DTYPES, ROOT, data_folder, load_run
+from abp import load_run
 from evaluation import factors, holdout, linear, manuscript, occlusion, pictures, warm_cold
 from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
-from inference.masks import make_mask
+from inference.masks import fingerprint, make_mask
 from runs import recorder
-from runs.device import choose_device
-from runs.files import read_json
+from runs.device import DTYPES, choose_device
+from runs.files import data_folder, read_json
+from runs.manuscript import HIDDEN_METRICS, METRICS
 from runs.options import UserError, check, option, run_program
 from runs.tables import write_tables
+from utils import load_img_tensors
 
 STARTS = ("warm", "cold")
 LEFT_OUT = "PCA, FA: left out, they need whole images"
@@ -83,7 +84,7 @@ class OpenRun:
 
     def __init__(self, options):
         self.device = choose_device(options.device)
-        self.folder = folder = Path(options.run) if options.run else newest_run(ROOT / "output")
+        self.folder = folder = Path(options.run) if options.run else newest_run(recorder.OUTPUT)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: is no run folder; name one such as output/001")
         record, resume = read_json(folder / "config.json"), f"python abp.py --resume {folder}"
@@ -98,8 +99,10 @@ class OpenRun:
             if self.metrics[start].get("epochs", 0) < self.config.n_epochs:
                 raise UserError(f"{folder / start}: is unfinished; continue with {resume}")
         self.data = Path(options.data) if options.data else data_folder(self.config)
-        recorder.same_images(record, self.config, self.data)
-        self.images, self.names = utils.load_img_tensors(self.data, self.config.img_size)
+        self.images, self.names = load_img_tensors(self.data, self.config.img_size)
+        self.mask = make_mask(self.config.mask, len(self.images), self.config.img_size,
+                              self.config.seed)
+        recorder.check_images(record, self.data, fingerprint(self.mask))
         for _, net, _ in self.starts.values():
             net.to(self.device)
         same = record["device"].partition(":")[0] == self.device.partition(":")[0]
@@ -124,15 +127,14 @@ def evaluate(options, given):
     """Everything that needs no training: each start, and then the starts side by side."""
     run, done = OpenRun(options), {}
     config, plane = run.config, run.config.nz == 2
-    mask = make_mask(config.mask, len(run.images), config.img_size, config.seed)
-    if mask is not None:
+    if run.mask is not None:
         print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
     if not plane:
         print(f"nz is {config.nz}: likelihood, posteriors and the plane need nz = 2, left out")
     for start, (_, net, z) in run.starts.items():
         (run.out / start).mkdir(exist_ok=True)
         one = Start(config, net, z, run.images, run.names, run.out / start, DTYPES[run.precision],
-                    mask, options.n_steps, options.n_shown)
+                    run.mask, options.n_steps, options.n_shown)
         parts = [one.reconstruction, one.samples]
         for part in [*parts, one.plane, one.likelihood, one.chains] if plane else parts:
             began = time.perf_counter()
@@ -142,7 +144,7 @@ def evaluate(options, given):
     write_summary(run.out, run.metrics, done)
     if plane:
         pictures.plot_evidence({start: one.found.rows for start, one in done.items()}, run.out)
-    linear_rows = write_linear(run, done, mask)
+    linear_rows = write_linear(run, done)
     manuscript.write(run.out, done, linear_rows, write_factors(run))
     print(f"{run.out}: written")
 
@@ -150,19 +152,19 @@ def evaluate(options, given):
 def write_summary(out, metrics, starts):
     """summary.*: quantities in rows, starts in columns; first the numbers of metrics.json."""
     values = {start: metrics[start] | one.summary for start, one in starts.items()}
-    known = utils.METRICS | utils.HIDDEN_METRICS | QUANTITIES
+    known = METRICS | HIDDEN_METRICS | QUANTITIES
     keys = [key for key in known if any(key in row for row in values.values())]
     rows = [{"quantity": known[key][0]}
             | {f"{start} start": row.get(key) for start, row in values.items()} for key in keys]
     write_tables(out, "summary", rows, row_forms=[known[key][1] for key in keys])
 
 
-def write_linear(run, starts, mask):
+def write_linear(run, starts):
     """linear.*: the linear models that ABP generalises, and ABP beside them. Returns the rows.
 
     Of a run with a mask only ABP: its numbers are of visible pixels, theirs of whole images.
     """
-    rows, label = [], "" if mask is None else ", visible pixels"
+    rows, label = [], "" if run.mask is None else ", visible pixels"
     for start, one in starts.items():
         row = {"model": f"ABP, {start} start{label}", "d": run.config.nz,
                "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
@@ -171,9 +173,9 @@ def write_linear(run, starts, mask):
             row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"],
                     "sigma": one.found.sigma_ml}
         rows.append(row)
-    if mask is not None:
+    if run.mask is not None:
         print(LEFT_OUT)
-    rows += linear.rows(run.images) if mask is None else [{"model": LEFT_OUT}]
+    rows += linear.rows(run.images) if run.mask is None else [{"model": LEFT_OUT}]
     rows = [dict.fromkeys(linear.HEADS) | row for row in rows]
     write_tables(run.out, "linear", rows, linear.HEADS, linear.FORMS)
     return rows

@@ -12,15 +12,18 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from abp import ABP, DTYPES
+from abp import ABP
 from evaluation import linear
 from evaluation.likelihood import Joint
 from evaluation.modes import find_modes, refine, survey
 from evaluation.quadrature import log_evidence, ml_sigma
+from explorer.pictures import MOST_RECON
+from inference.measures import generate, mean_squared_error, psnr
 from inference.posterior import Posterior, frozen, sample_gaussian_prior, squared_distances
+from runs.device import DTYPES
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import MOST_RECON, generate, psnr, save_recon
+from utils import save_recon
 
 N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
 N_STARTS = 8               # ... and how many of them are refined
@@ -40,12 +43,9 @@ class Fit(NamedTuple):
     """How a model that was fitted on r images reconstructs h held-out ones."""
     train_psnr: torch.Tensor       # (r,), dB
     recon: torch.Tensor            # (h, 3, S, S), of the held-out images
+    mse: torch.Tensor              # (h,)
     psnr: torch.Tensor             # (h,), dB
     log_p: torch.Tensor            # (h,), nats; nan where the model has none
-
-    @property
-    def mse(self):
-        return linear.mean_squared_error(self.psnr)
 
 
 def folds(n, n_folds, seed):
@@ -125,8 +125,7 @@ def _fit_fold(config, images, names, held_out, device, precision):
     rest = [i for i in range(len(images)) if i not in set(held_out.tolist())]
     train, test = images[rest], images[held_out]
     model = ABP(config, train, "warm", device, precision, [names[i] for i in rest])
-    for _ in model.train():
-        pass
+    list(model)                                                       # trains
     net = frozen(model.net)
     z, log_p = infer(net, test, config), torch.full((len(test),), math.nan, dtype=torch.float64)
     if config.nz == 2:
@@ -137,8 +136,8 @@ def _fit_fold(config, images, names, held_out, device, precision):
         recons[m.name, m.d] = m.reconstruct(train), m.reconstruct(test), m.log_density(test)
     nearest = train[squared_distances(test, train).argmin(1)]         # an image is its own nearest
     recons[NEAREST, None] = train, nearest, torch.full_like(log_p, math.nan)
-    return {key: Fit(psnr(train, seen), recon.double(), psnr(test, recon), log_p)
-            for key, (seen, recon, log_p) in recons.items()}
+    return {key: Fit(psnr(seen, train), recon.double(), mean_squared_error(recon, test),
+                     psnr(recon, test), log_p) for key, (seen, recon, log_p) in recons.items()}
 
 
 def log_density(net, prior_sigma, train, train_z, test, test_z, search=torch.float32):

@@ -15,7 +15,7 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from utils import psnr
+from inference.measures import mean_squared_error, psnr
 
 DIMENSIONS = (2, 4, 8, 16)
 # Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be
@@ -124,11 +124,6 @@ def fit_all(images):
 
 # ------------------------------------------------------------------------------------------ a table
 
-def mean_squared_error(psnr):
-    """The mean squared error of pixels in [-1, 1], float64, from a PSNR in dB of any shape."""
-    return 4 * 10 ** (-psnr.double() / 10)
-
-
 def rows(images):
     """Rows of a table, one a model, fitted on `images`: reconstruction and density.
 
@@ -138,11 +133,11 @@ def rows(images):
     """
     table = []
     for model in fit_all(images):
-        quality = psnr(images, model.reconstruct(images))
+        recon = model.reconstruct(images)
         log_p = model.log_density(images).mean().item()
         table.append({
-            "model": model.name, "d": model.d, "train_psnr": quality.mean().item(),
-            "train_mse": mean_squared_error(quality).mean().item(), "train_log_p": log_p,
+            "model": model.name, "d": model.d, "train_psnr": psnr(recon, images).mean().item(),
+            "train_mse": mean_squared_error(recon, images).mean().item(), "train_log_p": log_p,
             "train_bits": bits_per_dim(log_p, images[0].numel()),
             "sigma": model.noise.mean().sqrt().item()})
     return table

@@ -13,9 +13,10 @@ from scipy.ndimage import distance_transform_edt
 
 from abp import ABP
 from inference.masks import hidden_error, hide, make_mask
+from inference.measures import generate, reconstruction
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import generate, reconstruction, save_recon
+from utils import save_recon
 
 N_SHOWN = 8                # images in a picture, evenly spaced
 HEADS = {"hidden": "hidden [%]", "mae": "ABP: error", "relative": "ABP: relative error",
@@ -70,7 +71,7 @@ def run(config, images, names, folder, device="cpu", precision="fp32", masks=Non
 def mean_of_second_half(model):
     """Train a model to its end -> mean of g(z) over the second half of the epochs, (n, 3, S, S)."""
     mean, count = 0, 0
-    for row in model.train():
+    for row in model:
         if row["epoch"] > model.config.n_epochs // 2:
             count += 1
             mean = mean + (generate(model.net, model.z) - mean) / count

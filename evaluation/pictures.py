@@ -7,21 +7,14 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
-from utils import (
-    COLUMN,
-    FILE_NAME,
-    LATENT,
-    LINES,
-    SMALL,
-    STYLE,
-    file_name,
-    save_figure,
-    to_pixels,
-)
+from utils import COLUMN, LINES, SMALL, STYLE, save_figure, to_pixels
 
 N_NEAREST = 24                 # random samples that are shown beside the image nearest to each
 DEPTH = 3000.0  # nats below the greatest at which the colours of the plane end, logarithmic
 ZOOM_DEPTH = 12.0              # the same for a zoom on a mode, linear
+LATENT = {"marker": "x", "color": "#d55e00", "markersize": 4}      # the run's z on a map
+# file names as in the report's \texttt: cmr10 has other signs in the places of _ and |
+FILE_NAME = {"family": ["cmtt10", "DejaVu Sans Mono"], "fontsize": SMALL, "parse_math": False}
 MODE = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": "white", "markersize": 6,
         "markeredgewidth": 0.8}
 CHAIN_COLOURS = ("#d55e00", "#000000", "#cc79a7", "#ffffff")       # of four chains, on viridis
@@ -30,6 +23,12 @@ NAMES = {"langevin": "Langevin (Eq. 6)", "mala": "MALA", "smmala": "smMALA", "rw
 
 def _save(fig, folder, name):
     save_figure(fig, [folder / f"{name}.png", folder / f"{name}.pdf"], dpi=200)
+
+
+def file_name(name):
+    """A file name for a figure: at most 18 characters, ? for what is not Latin-1."""
+    name = name.encode("latin-1", "replace").decode("latin-1")
+    return name if len(name) <= 18 else f"{name[:8]}...{name[-7:]}"
 
 
 def _panel_axes(ax):

@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 
 from evaluation.modes import midpoints
+from inference.measures import panel_range, psnr
 from inference.posterior import jacobian, squared_distances
-from utils import panel_range, psnr
 
 DISK = 0.95                    # fraction of the prior in the disk about 0 that counts as inside
 TEAR_LINES, TEAR_POINTS, TEAR_RADIUS = 24, 60, 2.0
@@ -74,7 +74,7 @@ def nearest(samples, images, names):
     """The training image nearest to each random sample: rows, and the images' places (m,)."""
     place = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).argmin(1)
     rows = [{"sample": k + 1, "nearest": names[i], "psnr": value} for k, (i, value) in enumerate(
-        zip(place.tolist(), psnr(images[place], samples).tolist(), strict=True))]
+        zip(place.tolist(), psnr(samples, images[place]).tolist(), strict=True))]
     return rows, place
 
 

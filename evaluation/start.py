@@ -4,10 +4,17 @@ from skimage.metrics import structural_similarity
 
 from evaluation import chains, likelihood, pictures, plane
 from evaluation.likelihood import Joint
-from evaluation.linear import mean_squared_error
 from evaluation.modes import midpoints
+from inference.measures import (
+    N_SAMPLES,
+    generate,
+    mean_squared_error,
+    panel_range,
+    psnr,
+    sample_images,
+)
 from runs.tables import write_tables
-from utils import N_SAMPLES, generate, panel_range, psnr, sample_images, save_recon
+from utils import save_recon
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0
@@ -66,8 +73,7 @@ def reconstruction_rows(recon, images, names, mask=None):
     mask           (n, 1, S, S) or None: mse and psnr are those of the visible pixels; ssim is None,
                    since its windows mix visible and hidden pixels
     """
-    quality = psnr(images, recon, mask)
-    columns = {"mse": mean_squared_error(quality), "psnr": quality}
+    columns = {"mse": mean_squared_error(recon, images, mask), "psnr": psnr(recon, images, mask)}
     if mask is None:
         columns["ssim"] = similarity(recon, images)
     rows = [{"image": name} | {key: values[i].item() for key, values in columns.items()}

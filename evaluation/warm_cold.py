@@ -13,17 +13,18 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import utils
 from abp import ABP
+from inference.measures import measure, sample_images
+from runs.manuscript import METRICS
 from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
-MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturation",
+MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturated",
             "z_mean_square")
-HEADS = {key: utils.METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
+HEADS = {key: METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
-FORMS = {key: utils.METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
+FORMS = {key: METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
 def run(config, images, names, folder, device, precision, n_seeds):
@@ -63,7 +64,7 @@ def train(model, budget=None):
     list.
     """
     passes = []
-    for row in model.train():
+    for row in model:
         passes.append(row["passes"] + (passes[-1] if passes else 0))
         if budget is not None and passes[-1] + row["passes"] > budget:
             break
@@ -71,9 +72,8 @@ def train(model, budget=None):
 
 
 def _measure(model, passes):
-    samples = utils.sample_images(model.net, model.config)
-    values = utils.measure(model.net, model.z, model.images, samples, model.config,
-                           model.mask)
+    samples = sample_images(model.net, model.config)
+    values = measure(model.net, model.z, model.images, samples, model.config, model.mask)
     return {key: values[key] for key in MEASURED} | {
         "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
         "passes": passes}

@@ -8,8 +8,9 @@ import math
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from inference.measures import generate, panel_axes, panel_latents, to_side
 from runs.files import write_atomic
-from utils import generate, panel_axes, panel_latents, to_pixels, to_side
+from utils import to_pixels
 
 MOST_BYTES = 1_500_000     # of a moving picture
 QUALITIES = (85, 75, 60, 45, 30, 15)                       # of WebP: the first that fits is taken

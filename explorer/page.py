@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from explorer.movies import tour
+from inference.measures import generate, panel_latents, to_side
 from runs.files import write_atomic
-from utils import generate, panel_latents, to_pixels, to_side
+from utils import to_pixels
 
 REACH = 3                  # prior stds from 0 to the edge of the plane
 GRID = 32                  # points along each side of the plane

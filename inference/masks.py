@@ -1,4 +1,4 @@
-"""Which pixels of the training images are seen: masks of 1 (visible) and 0 (hidden), and errors where 0."""
+"""Visible pixels of the training images: masks of 1 (visible) and 0 (hidden), errors where 0."""
 import hashlib
 import math
 from pathlib import Path
@@ -9,24 +9,24 @@ from PIL import Image, ImageOps
 
 from runs.options import UserError
 
-MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K x K block hidden) or an "
-           "image file, black where pixels are hidden")
+MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K x K block hidden) "
+           "or an image file, black where pixels are hidden")
 
 
 def parse_mask(text, img_size):
-    """The kind of a mask and its value: ("none", None), ("pepper", P), ("block", K) or ("file", path).
+    """The kind and value of a mask: ("none", None), ("pepper", P), ("block", K) or ("file", path).
 
-    img_size is the side of the images in pixels. A file is not opened. Raises UserError for anything else.
+    img_size is the side of the images in pixels. A file is not opened. Raises UserError otherwise.
     """
     kind, _, value = text.partition(":")
     if kind == "none" and text == kind:
         return kind, None
     if kind == "pepper":
         return kind, _number(text, value, float, lambda p: 0 <= p < 1,
-                             "give pepper:P, the share P of hidden pixels from 0 to below 1")
+                             "give pepper:P, P the fraction of hidden pixels from 0 to below 1")
     if kind == "block":
         return kind, _number(text, value, int, lambda k: 0 < k < img_size,
-                             f"give block:K, the side K of the hidden block from 1 to {img_size - 1} pixels")
+                             f"give block:K, K the side of the block, 1 to {img_size - 1} pixels")
     if not text:
         raise UserError(f"--mask is empty; give {MEANING}")
     return "file", Path(text)
@@ -43,15 +43,15 @@ def _number(text, value, kind, allows, remedy):
 
 
 def make_mask(text, n, img_size, seed):
-    """The mask of n images: (n, 1, img_size, img_size) float32, 1 visible and 0 hidden; None: all is visible.
+    """The mask of n images (n, 1, img_size, img_size), float32, 1 visible and 0 hidden, or None.
 
-    none      None
-    pepper:P  each pixel, its three colours together, is hidden with probability P, in each image on its own
-    block:K   a K x K block is hidden, in each image at a place of its own, uniform over all that fit
-    a file    an image file: pixels at least half as bright as white are visible, darker ones hidden; cropped
-              square at the centre, brought to size by the nearest pixel, the same for every image
-    Draws from a generator of its own with the given seed, so that a mask changes no other random number.
-    Raises UserError for a text that is no mask, a file that is no image, or an image with nothing visible.
+    none      None: every pixel is visible
+    pepper:P  each pixel, its three colours together, is hidden with probability P, per image
+    block:K   a K x K block is hidden, per image at a place uniform over all that fit
+    a file    pixels at least half as bright as white are visible, in every image; cropped square at
+              the centre, resized to the nearest pixel
+    Draws from a generator of its own with the given seed: a mask changes no other random number.
+    Raises UserError for a text or file that is no mask, or an image with no visible pixel.
     """
     kind, value = parse_mask(text, img_size)
     generator = torch.Generator().manual_seed(seed)
@@ -63,12 +63,13 @@ def make_mask(text, n, img_size, seed):
         top, left = torch.randint(img_size - value + 1, (2, n, 1, 1, 1), generator=generator)
         column = torch.arange(img_size)
         row = column.view(-1, 1)
-        visible = (row < top) | (row >= top + value) | (column < left) | (column >= left + value)
+        inside = (row >= top) & (row < top + value) & (column >= left) & (column < left + value)
+        visible = ~inside
     else:
         visible = _read(value, img_size).expand(n, 1, -1, -1)
     if not visible.flatten(1).any(1).all():
         raise UserError(f"--mask {text}: hides every pixel of an image; " + (
-            "paint white what shall be visible" if kind == "file" else "hide a smaller share"))
+            "paint visible pixels white" if kind == "file" else "hide a smaller fraction"))
     return None if visible.all() else visible.float()
 
 
@@ -77,11 +78,12 @@ def _read(path, img_size):
         raise UserError(f"--mask {path}: no such file; give {MEANING}")
     try:
         with Image.open(path) as file:
-            image = ImageOps.fit(ImageOps.exif_transpose(file).convert("L"), (img_size, img_size), Image.Resampling.NEAREST)
+            grey = ImageOps.exif_transpose(file).convert("L")
     except (OSError, ValueError, SyntaxError, EOFError):
-        raise UserError(f"--mask {path}: cannot be read as an image; give one that is white where pixels are "
-                        "visible and black where they are hidden") from None
-    return torch.from_numpy(np.array(image)) >= 128
+        raise UserError(f"--mask {path}: cannot be read as an image; give one that is white where "
+                        "pixels are visible and black where they are hidden") from None
+    grey = ImageOps.fit(grey, (img_size, img_size), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(grey)) >= 128
 
 
 def hide(images, mask):
@@ -89,30 +91,30 @@ def hide(images, mask):
     return images.masked_fill(mask == 0, 0)
 
 
-def visible_share(mask):
-    """The share of pixels that a mask (n, 1, S, S) leaves visible; 1 of None."""
+def visible_fraction(mask):
+    """Fraction of visible pixels of a mask (n, 1, S, S); 1.0 if mask is None."""
     return 1.0 if mask is None else mask.mean().item()
 
 
 def halvings(mask):
-    """How often a mask (n, 1, S, S) halves the number of visible pixels, to the nearest whole number.
+    """How often a mask (n, 1, S, S) halves the number of visible pixels, rounded.
 
-    For each, GenNet's finest deconvolution that learns has too few pixels to learn from.
+    That many of the last deconvolutions of GenNet have too few pixels to learn from.
     """
-    return round(-math.log2(visible_share(mask)))
+    return round(-math.log2(visible_fraction(mask)))
 
 
 def fingerprint(mask):
-    """First 16 hex digits of the SHA-256 of a mask's pixels; "" of None."""
+    """First 16 hex digits of the SHA-256 of a mask's pixels; "" if mask is None."""
     return "" if mask is None else hashlib.sha256(mask.bool().numpy().tobytes()).hexdigest()[:16]
 
 
 def hidden_error(recovered, images, mask):
-    """How far recovered images are from the originals, both (n, 3, S, S) in [-1, 1], where mask is 0.
+    """Errors of recovered images where mask is 0; both (n, 3, S, S) in [-1, 1].
 
-    hidden_mae       mean of |error| over all hidden values (pixels times colours), on the scale of 0 to 255
-    hidden_relative  sum of |error| over sum of the originals' values, both over all hidden values and on the
-                     scale of 0 to 255; the divisor is at least 1, should all that is hidden be black
+    hidden_mae       mean |error| over all hidden values (pixels times colours), of 0 to 255
+    hidden_relative  sum of |error| over the sum of the original values, both over all hidden values
+                     and of 0 to 255; the divisor is at least 1
     """
     hidden = (mask == 0).expand_as(images)
     error = 127.5 * (recovered - images)[hidden].abs().double()

@@ -7,7 +7,38 @@ from torch import nn
 from runs.options import UserError
 
 AT_ONCE = 8            # tangents that go through the network together; more need more memory
+# A pixel in bf16 is off by about 2^-10 and U by D 2^-20 / (2 sigma^2): below this sigma it hides
+# the modes
+LEAST_BF16_SIGMA = 1.0
 
+
+def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
+    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global
+    generator."""
+    return sig * torch.randn(batch_size, nz, generator=generator)
+
+
+def squared_distances(a, b, mask=None):
+    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m) float64.
+
+    With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1:
+    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip
+    |b_kp|^2. float64, since the products are thousands of times the difference: float32 is off by
+    .5 nats at sigma .1.
+    """
+    # flat without a copy if channels are last in memory
+    a, b = (images.double().movedim(1, -1) for images in (a, b))
+    if mask is None:
+        return torch.cdist(a.flatten(1), b.flatten(1)).square()
+    mask = mask.double().movedim(1, -1)
+    seen = a * mask
+    squares = seen.flatten(1).square().sum(1, keepdim=True)
+    squares = squares + mask.flatten(1) @ b.square().sum(3).flatten(1).T
+    cross = seen.flatten(1) @ b.flatten(1).T
+    return (squares - 2 * cross).clamp(min=0)  # rounding may leave what is nearly 0 below it
+
+
+# ---------------------------------------------------------------------------------- any generator
 
 def frozen(net):
     """A copy of a generator for inference, in eval mode and without gradients to its weights."""
@@ -16,70 +47,54 @@ def frozen(net):
 
 @torch.no_grad()
 def jacobian(net, z):
-    """g(z) (n, 3, S, S) and J = dg/dz (nz, n, 3, S, S) by forward differentiation, in 1 + nz passes.
+    """g(z) (n, 3, S, S) and J = dg/dz (nz, n, 3, S, S), by forward differentiation.
 
-    net  any module that maps z (n, nz) to images, each image from its own row of z
+    net  any module that maps z (n, nz) to images, each from its own row of z
+    Costs 1 + nz network passes (more beyond nz = AT_ONCE).
     """
     def derivative(axis):
         return torch.func.jvp(net, (z,), (axis.expand_as(z),))
 
     axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     parts = [torch.func.vmap(derivative, out_dims=(None, 0))(part) for part in axes.split(AT_ONCE)]
-    return parts[0][0], parts[0][1] if len(parts) == 1 else torch.cat([tangents for _, tangents in parts])
+    return parts[0][0], torch.cat([tangents for _, tangents in parts])
 
 
-def check_generator(net):
-    """Raise UserError if a layer mixes the images of a batch, so that p(z_i | I_i) depended on the others."""
+def check_generator(net, nz, shape):
+    """Raise UserError unless a generator maps z (n, nz) to images (n, *shape), row by row."""
     for name, layer in net.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise UserError(f"the generator's layer {name} is {type(layer).__name__}, which mixes the images "
-                            "of a batch; use nn.GroupNorm or nn.LayerNorm")
-
-
-def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
-    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global generator."""
-    return sig * torch.randn(batch_size, nz, generator=generator)
-
-
-def squared_distances(a, b, mask=None):
-    """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m).
-
-    With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1, by two matrix products:
-    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip |b_kp|^2.
-    """
-    a, b = (images.movedim(1, -1) for images in (a, b))   # flat without a copy if channels are last in memory
-    if mask is None:
-        return torch.cdist(a.flatten(1), b.flatten(1)).square()
-    mask = mask.movedim(1, -1)
-    seen = a * mask
-    squares = seen.flatten(1).square().sum(1, keepdim=True) + mask.flatten(1) @ b.square().sum(3).flatten(1).T
-    cross = seen.flatten(1) @ b.flatten(1).T
-    return (squares - 2 * cross).clamp(min=0)             # rounding may leave what is nearly 0 below it
+            raise UserError(f"the generator's layer {name} is {type(layer).__name__}, which mixes "
+                            "the images of a batch; use nn.GroupNorm or nn.LayerNorm")
+    z = torch.zeros(2, nz, device=next(net.parameters()).device)
+    with torch.no_grad():
+        found = tuple(frozen(net)(z).shape)
+    if found != (2, *shape):
+        raise UserError(f"the generator maps z (2, {nz}) to {found}; it must be {(2, *shape)}")
 
 
 class Posterior:
-    """p(z_i | I_i) proportional to exp(-U_i(z)) for images I (n, 3, S, S), one latent (n, nz) for each.
+    """p(z_i | I_i) proportional to exp(-U_i(z)) for images I (n, 3, S, S), one latent (n, nz) each.
 
     net          a generator, as `frozen` returns it
     sigma        std of the noise on a pixel, Eq. 3
     prior_sigma  std of the prior of z
-    dtype        of the convolutions: float32, or bfloat16 by autocast
-    mask         (n, 1, S, S), 1 where a pixel is seen: |I - g(z)|^2 and J are those of these pixels alone;
-                 None: all are
+    dtype        of the convolutions: float32, or bfloat16 by autocast, from sigma =
+                 LEAST_BF16_SIGMA on
+    mask         (n, 1, S, S), 1 where a pixel is visible: |I - g(z)|^2 and J are those of these
+                 pixels alone; None: all are
     """
 
     def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32, mask=None):
         self.net, self.images, self.mask = net, images, mask
-        self.sigma, self.prior_sigma, self.dtype = sigma, prior_sigma, dtype
-
-    def at(self, sigma):
-        """The same posterior for another sigma."""
-        return Posterior(self.net, self.images, sigma, self.prior_sigma, self.dtype, self.mask)
+        self.sigma, self.prior_sigma = sigma, prior_sigma
+        self.dtype = dtype if sigma >= LEAST_BF16_SIGMA else torch.float32
 
     def of(self, index):
-        """The same posterior for the images `index` (m,), some of which may come more than once."""
+        """The same posterior for the images `index` (m,), which may repeat."""
         mask = None if self.mask is None else self.mask[index]
-        return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype, mask)
+        return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype,
+                         mask)
 
     def g(self, z):
         """The generator: z (n, nz) -> images (n, 3, S, S), float32."""
@@ -91,21 +106,21 @@ class Posterior:
         return torch.autocast(device, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def energy(self, z):
-        """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2)   (Eq. 3): (n, nz) -> (n,)."""
-        return self._energy(z, self._seen(self.g(z) - self.images))
+        """U(z) = |I - g(z)|^2 / (2 sigma^2) + |z|^2 / (2 prior_sigma^2), (n, nz) -> (n,) (Eq. 3)"""
+        return self._energy(z, self._visible(self.g(z) - self.images))
 
     def local(self, z):
-        """U(z) (n,), dU/dz (n, nz), metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz); J = dg/dz."""
+        """U(z) (n,), dU/dz (n, nz), metric J'J / sigma^2 + I / prior_sigma^2 (n, nz, nz)."""
         with self._autocast():
             images, tangents = jacobian(self.net, z)
-        residual, tangents = self._seen(images.float() - self.images), self._seen(tangents)
+        residual, tangents = self._visible(images.float() - self.images), self._visible(tangents)
         tangents = tangents.flatten(2).float().transpose(0, 1)                          # (n, nz, D)
         pull = torch.einsum("nad,nd->na", tangents, residual.flatten(1)) / self.sigma**2
         metric = tangents @ tangents.mT / self.sigma**2
         prior = torch.eye(z.shape[1], device=z.device) / self.prior_sigma**2
         return self._energy(z, residual), pull + z / self.prior_sigma**2, metric + prior
 
-    def _seen(self, values):
+    def _visible(self, values):
         """Values (..., n, 3, S, S), 0 where a pixel is hidden."""
         return values if self.mask is None else values * self.mask
 
@@ -117,18 +132,19 @@ class Posterior:
     def resample(self, draws, current=None):
         """Global move: for each image one of the draws (m, nz) of the prior -> z (n, nz).
 
-        The draws are shared by the images; each chooses with probability proportional to its likelihood.
-        Alone, this is sampling-importance-resampling (Rubin 1987): a cold chain starts from its result. With
-        the states `current` (n, nz) of warm chains among the candidates it is iterated
-        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and Vihola 2018): a
-        chain can leave a poor local mode.
+        The images share the draws; each chooses with probability proportional to its likelihood.
+        Without `current` this is sampling-importance-resampling (Rubin 1987): a cold chain starts
+        from the result. With the states `current` (n, nz) of warm chains among the candidates it is
+        iterated sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee
+        and Vihola 2018): a chain can leave a poor local mode.
         """
-        parts = [squared_distances(self.images, self.g(part), self.mask) for part in draws.split(64)]
-        squared_error = torch.cat(parts, 1)
+        squared_error = torch.cat([squared_distances(self.images, self.g(part), self.mask)
+                                   for part in draws.split(64)], 1)
         if current is not None:
-            own = self._seen(self.g(current) - self.images).square().sum((1, 2, 3))
+            own = self._visible(self.g(current) - self.images).double().square().sum((1, 2, 3))
             squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
-        gumbel = -torch.empty_like(squared_error).exponential_().log()   # the argmax draws from a softmax
+        # the argmax draws from a softmax (Gumbel)
+        gumbel = -torch.empty_like(squared_error, dtype=torch.float32).exponential_().log()
         chosen = (gumbel - squared_error / (2 * self.sigma**2)).argmax(1)
         if current is None:
             return draws[chosen]

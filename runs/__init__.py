@@ -1,1 +1,1 @@
-"""A run of a program: options and errors, files and checkpoints, the recorder, the device, tables."""
+"""Everything of a run but algorithm and pictures: options, files, recorder, device, tables."""

@@ -21,7 +21,8 @@ def require():
 
 
 class Board:
-    """Event files in a folder, of a training that stands after `epoch` epochs; what came later is dropped.
+    """Event files in a folder, of a training that stands after `epoch` epochs; what came later is
+    dropped.
 
     wanted: False for one that writes nothing.
     """

@@ -1,55 +1,60 @@
-"""Where to compute, and which of several ways is the fastest there."""
+"""Where to compute, in which arithmetic, and what that machine is called."""
 import platform
+import re
 import subprocess
-import time
 from pathlib import Path
 
 import torch
 
 from runs.options import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def choose_device(wanted):
-    """"auto", "cpu" or "cuda" -> "cpu" or "cuda"; auto takes a CUDA GPU if there is one.
+    """"auto", "cpu", "cuda" or "cuda:K" -> a device of torch; auto is a CUDA GPU if there is one.
 
-    A GPU is told to compute the same thing twice, and float32 where float32 is meant. Raises UserError if
-    there is no such device.
+    A GPU is told to compute deterministically, and in float32 where float32 is meant. Raises
+    UserError if there is no such device.
     """
-    has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise UserError("--device cuda: this machine has no CUDA GPU; use --device cpu in a new run")
-    if wanted == "cpu" or not has_gpu:
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:K, not {wanted!r}")
+    if wanted == "cpu" or wanted == "auto" and not n_gpus:
         return "cpu"
+    device = "cuda" if wanted == "auto" else wanted
+    if int(device.partition(":")[2] or 0) >= n_gpus:
+        raise UserError(f"--device {device}: this machine has {n_gpus} CUDA GPUs; use --device cpu")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
-    return "cuda"
+    return device
+
+
+def choose_precision(wanted, device):
+    """"auto", "fp32" or "bf16" -> "fp32" or "bf16"; auto is bf16 where the hardware multiplies it.
+
+    Decided by capability and not by a stopwatch, so that a repeated run computes alike: a GPU from
+    NVIDIA's Ampere on, a CPU with AVX512-BF16 or AMX.
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has = torch.cpu.get_capabilities()
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
 
 
 def machine_name(device):
-    """What a run was timed on: the name of the GPU if it computes, or that of the processor."""
+    """The name of the GPU or of the processor that computes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         if platform.system() == "Darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            return done.stdout.strip()
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
+        return next(names).strip()
     except (OSError, subprocess.SubprocessError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def fastest(ways, rounds=8):
-    """The name of the way that ran fastest in its best round: {name: function without arguments} -> name.
-
-    They take turns, so that a busy machine slows all alike; the first round only warms up, and a way that
-    proves three times slower is given up. Each function must return after its work is done, on a GPU too.
-    """
-    best = dict.fromkeys(ways, float("inf"))
-    for k in range(rounds):
-        for name in list(best):
-            began = time.perf_counter()
-            ways[name]()
-            best[name] = min(best[name], time.perf_counter() - began) if k else float("inf")
-        best = {name: s for name, s in best.items() if k < 2 or s < 3 * min(best.values())}
-    return min(best, key=best.get)

@@ -1,5 +1,6 @@
-"""Files of a run: image folders, run folders, records, tables and checkpoints, written atomically."""
+"""Files of a run, written atomically: image folders, run folders, records, tables, checkpoints."""
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -14,8 +15,9 @@ import torch
 
 from runs.options import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-CHECKPOINT = {                                                                            # what it holds
+CHECKPOINT = {                                                                 # what it holds
     "config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
     "step": torch.Tensor, "image_names": list, "history": list, "rng": dict}
 
@@ -28,9 +30,10 @@ def set_seed(seed):
 
 
 def get_rng(device):
-    """The states of torch's global generators that a run on `device` draws from: a dict of tensors."""
-    cuda = torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else torch.empty(0)
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    """The states of torch's generators that a run on `device` draws from: a dict of tensors."""
+    on_gpu = torch.device(device).type == "cuda"
+    return {"cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if on_gpu else torch.empty(0)}
 
 
 def set_rng(states, device):
@@ -38,6 +41,11 @@ def set_rng(states, device):
     torch.set_rng_state(states["cpu"])
     if torch.device(device).type == "cuda" and len(states["cuda"]):
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def data_folder(config):
+    """The folder of --data; without it the drawn faces of the repository."""
+    return Path(config.data) if config.data else ROOT / "data" / "drawn"
 
 
 def list_images(folder):
@@ -49,8 +57,8 @@ def list_images(folder):
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; give a folder of images")
     try:
-        paths = sorted(p for p in folder.iterdir()
-                       if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES
+                       and not p.name.startswith(".") and p.is_file())
     except OSError as error:
         raise UserError(f"--data {folder}: cannot be read ({error.strerror}); "
                         "check its permissions") from None
@@ -65,7 +73,7 @@ def hash_images(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in list_images(folder)}
 
 
-# ------------------------------------------------------------------------------------------------ run folders
+# ------------------------------------------------------------------------------------ run folders
 
 def new_run_folder(out, record, parent):
     """Make the folder of a run, complete with its config.json, or nothing at all. Returns its path.
@@ -77,7 +85,8 @@ def new_run_folder(out, record, parent):
     target = Path(out) if out else _next_free(Path(parent))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         kind = "a folder that is not empty" if target.is_dir() else "a file"
-        raise UserError(f"--out {target}: is {kind}; name a new folder, or go on with it: --resume {target}")
+        raise UserError(f"--out {target}: is {kind}; name a new folder, or continue it: "
+                        f"--resume {target}")
     draft = target.absolute().with_name(f".{target.absolute().name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
@@ -88,17 +97,17 @@ def new_run_folder(out, record, parent):
         if not out and target.exists():            # another run took the number in the meantime
             return new_run_folder(out, record, parent)
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--out {target}: cannot be made ({reason}); choose another folder") from None
+        raise UserError(f"--out {target}: cannot be made ({reason}); choose another") from None
     return target
 
 
 def _next_free(parent):
-    taken = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()] if parent.is_dir() else []
+    taken = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()]
     return parent / f"{max(taken, default=0) + 1:03d}"
 
 
 def write_atomic(path, data):
-    """Write bytes or text to a path: readers, a kill or a full disk see the old file or the new, no half."""
+    """Write bytes or text to a path, whole or not at all, whatever kills the program."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.tmp")
     data = data.encode() if isinstance(data, str) else data
@@ -110,8 +119,8 @@ def write_atomic(path, data):
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another --out, "
-                        "then go on with --resume") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose "
+                        "another --out, then continue with --resume") from None
 
 
 def write_json(path, values):
@@ -123,7 +132,7 @@ def read_json(path):
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run folder?") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder") from None
     except ValueError:
         raise UserError(f"{path}: is not valid JSON; start a new run") from None
     if not isinstance(values, dict):
@@ -131,7 +140,7 @@ def read_json(path):
     return values
 
 
-def write_table(path, rows):
+def write_csv(path, rows):
     """A list of dicts with the same keys as CSV; an empty list gives an empty file."""
     text = io.StringIO()
     if rows:
@@ -141,7 +150,25 @@ def write_table(path, rows):
     write_atomic(path, text.getvalue())
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
+def append_csv(path, row):
+    """Add a dict to a CSV file of such rows, with a header if the file is empty."""
+    if not Path(path).stat().st_size:
+        return write_csv(path, [row])
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(",".join(str(value) for value in row.values()) + "\n")
+
+
+def half_way(snapshots, n_epochs):
+    """Epoch and path of the reconstructions nearest to half the epochs; None without a snapshot."""
+    paths = {int(p.name.split("_")[0]): p for p in snapshots.glob("*_recon.png")}
+    epochs = [epoch for epoch in paths if epoch < n_epochs]
+    if not epochs:
+        return None
+    epoch = min(epochs, key=lambda e: abs(e - n_epochs / 2))
+    return epoch, paths[epoch]
+
+
+# ------------------------------------------------------------------------------------ checkpoints
 
 def save_checkpoint(path, checkpoint):
     """Write a checkpoint (a dict of plain types and tensors, see CHECKPOINT) atomically."""
@@ -151,20 +178,63 @@ def save_checkpoint(path, checkpoint):
 
 
 def load_checkpoint(path):
-    """A checkpoint as saved, on the CPU. Nothing but plain types and tensors is ever unpickled.
+    """A checkpoint as saved, on the CPU. Only plain types and tensors are ever unpickled.
 
-    Raises UserError if the file is missing or truncated, holds other objects, or is no checkpoint of ours.
+    Raises UserError if the file is missing or damaged, holds other objects, or is no checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run folder?") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds objects other than tensors and plain values, and was not opened; "
-                        "use a checkpoint that this program wrote") from None
+        raise UserError(f"{path}: holds objects other than tensors and plain values, and was not "
+                        "opened; use a checkpoint that this program wrote") from None
     except Exception:                  # random bytes make torch.load raise nearly anything
-        raise UserError(f"{path}: is damaged; delete it and --resume to train this start anew") from None
+        raise UserError(f"{path}: is damaged; delete it and --resume to train anew") from None
     if not isinstance(checkpoint, dict) or not all(
             isinstance(checkpoint.get(name), kind) for name, kind in CHECKPOINT.items()):
         raise UserError(f"{path}: is not a checkpoint of this program; use one that it wrote")
     return checkpoint
+
+
+def load_weights(net, checkpoint, path):
+    """Put the weights of a checkpoint into a generator. Raises UserError if they do not fit."""
+    try:
+        net.load_state_dict(checkpoint["generator"])
+    except (RuntimeError, TypeError):
+        raise UserError(f"{path}: weights and generator differ; use models.py as it was") from None
+
+
+def save_model(model, path):
+    """Save all that `restore` needs to continue an ABP model bit for bit."""
+    save_checkpoint(path, {
+        "config": dataclasses.asdict(model.config), "epoch": model.epoch, "smooth": model.smooth,
+        "generator": model.net.state_dict(), "optimizer": model.optimizer.state_dict(),
+        "z": model.z, "step": model.step, "image_names": model.names, "history": model.history,
+        "rng": get_rng(model.device)})
+
+
+def restore(model, path, may_change=()):
+    """Put an ABP model back to a checkpoint.
+
+    Raises UserError if it is damaged or of other images or options, except those of `may_change`.
+    """
+    checkpoint = load_checkpoint(path)
+    theirs, ours = checkpoint["config"], dataclasses.asdict(model.config)
+    differs = [k for k in ours if k not in may_change and theirs.get(k) != ours[k]]
+    if differs or checkpoint["image_names"] != model.names:
+        what = f"--{differs[0]}" if differs else "the images"
+        raise UserError(f"{path}: was made with another configuration ({what}); put the right file "
+                        "back or delete it, and --resume")
+    if checkpoint["epoch"] > model.config.n_epochs:
+        raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already "
+                        "done")
+    load_weights(model.net, checkpoint, path)
+    try:
+        model.optimizer.load_state_dict(checkpoint["optimizer"])
+        model.z.copy_(checkpoint["z"])
+        model.step.copy_(checkpoint["step"])
+        set_rng(checkpoint["rng"], model.device)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete it and --resume") from None
+    model.epoch, model.history = checkpoint["epoch"], checkpoint["history"]

@@ -2,9 +2,8 @@
 import dataclasses
 from pathlib import Path
 
-from runs.files import write_atomic
+from runs.files import half_way, write_atomic
 from runs.latex import environment, escape, macro_name, macros, plain, tabular
-from utils import N_SAMPLES, half_way, table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = {              # what requirements.txt asks for, and what each is used for
@@ -20,12 +19,31 @@ LIBRARIES = {              # what requirements.txt asks for, and what each is us
     "arviz-stats": "effective sample sizes and R-hat of chains",
 }
 
+METRICS = {                # key of metrics.json: (name, format)
+    "psnr": ("PSNR [dB]", ".2f"),
+    "mse": ("MSE", ".5f"),
+    "loss": ("loss (Eq. 7)", ".1f"),
+    "z_std": ("std of z", ".2f"),
+    "z_mean_square": ("mean of z²", ".2f"),
+    "sample_nearest_psnr": ("samples: PSNR to nearest image [dB]", ".2f"),
+    "sample_nearest_psnr_p10": ("the same, 10th percentile [dB]", ".2f"),
+    "sample_saturated": ("samples: fraction of saturated pixels", ".4f"),
+    "data_saturated": ("images: fraction of saturated pixels", ".4f"),
+    "epochs": ("epochs", "d"),
+    "seconds": ("training time [s]", ".0f"),
+}
+HIDDEN_METRICS = {         # the same, of a run with a mask
+    "hidden_mae": ("hidden pixels: mean error of 0 to 255", ".2f"),
+    "hidden_relative": ("hidden pixels: relative error", ".3f"),
+}
+
 
 def write(folder, metrics, histories, config, record):
     """metrics.tex, settings.tex, libraries.tex, captions.tex and macros.tex of a finished run.
 
     metrics, histories  {"warm": ..., "cold": ...} or one of the two; record as in config.json
     """
+    write_atomic(folder / "metrics.md", _markdown_table(metrics))
     write_atomic(folder / "metrics.tex", metrics_table(metrics))
     write_atomic(folder / "settings.tex", settings_table(config))
     write_atomic(folder / "libraries.tex", libraries_table(record["versions"]))
@@ -74,7 +92,7 @@ def run_macros(folder, config, record):
     folder = Path(folder).resolve()
     name = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     values = {"runName": escape(name.as_posix(), breakable=True), "nImages": str(len(record["images"])),
-              "nSamples": str(N_SAMPLES), "chosenSampler": config.chosen_sampler,
+              "chosenSampler": config.chosen_sampler,
               "machine": escape(record.get("machine", "a processor whose name was not recorded")),
               "computedOn": record["device"], "arithmetic": record["precision"],
               "threads": str(record["threads"])}
@@ -118,7 +136,7 @@ def captions(folder, metrics, config):
         sides = "warm start left, cold start right"
         values |= {
             "warmColdReconCaption": f"Reconstructions {ends}: {sides}.",
-            "warmColdSamplesCaption": f"{N_SAMPLES} random samples: {sides}.",
+            "warmColdSamplesCaption": f"Random samples: {sides}.",
             "warmColdInterpCaption": f"Generated images over the latent plane: {sides}.",
             "warmColdLossCaption": "Loss (Eq.~7, logarithmic) and PSNR of every epoch, warm and cold start.",
         }
@@ -137,7 +155,7 @@ def _start_captions(m, config):
     where = " of visible pixels" if masked else ""
     return {
         "recon": f"{recon}; {m['epochs']} epochs, PSNR{where} {m['psnr']:.1f} dB",
-        "samples": f"{N_SAMPLES} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$",
+        "samples": f"{m['n_samples']} random samples $g(z)$, $z \\sim N(0, {config.prior_sigma:g}^2 I)$",
         "interp": f"Generated images on a grid of {cells} values from $-{d}$ to ${d}$ along each axis; "
                   f"{plane}; the top left cell is {corner}. $d = {d}$ is the 95th percentile of $|z_k|$ "
                   "over the training images, held between 1 and 3 prior standard deviations",
@@ -145,3 +163,17 @@ def _start_captions(m, config):
         "latents": "The training images at their inferred $z$; circles at 1, 2 and 3 standard deviations "
                    "of the prior",
     }
+
+
+def table_rows(metrics):
+    """METRICS, and those of hidden pixels where there are any: (key, (name, format))."""
+    masked = any("hidden_mae" in m for m in metrics.values())
+    return (METRICS | HIDDEN_METRICS if masked else METRICS).items()
+
+
+def _markdown_table(metrics):
+    lines = ["| | " + " | ".join(f"{start} start" for start in metrics) + " |",
+             "|---|" + "---:|" * len(metrics)]
+    for key, (name, form) in table_rows(metrics):
+        lines.append(f"| {name} | " + " | ".join(format(m[key], form) for m in metrics.values()) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,54 +1,56 @@
-"""A run folder from begin to end: the record of its options, checkpoints, logs, interruption, resumption."""
+"""A run folder from begin to end: its record, checkpoints, log, interruption and resumption."""
 import dataclasses
 import importlib.metadata
-import os
 import platform
+import shlex
 import signal
+import threading
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-import utils
-from explorer import movies
-from explorer.page import write_explorer
-from inference.masks import fingerprint, make_mask
-from runs import manuscript
+from runs import files, manuscript
 from runs.board import Board, require
-from runs.device import machine_name
-from runs.files import (
-    hash_images,
-    load_checkpoint,
-    new_run_folder,
-    read_json,
-    save_checkpoint,
-    write_atomic,
-    write_json,
-    write_table,
-)
+from runs.device import choose_device, choose_precision, machine_name
 from runs.options import Interrupted, UserError
-from utils import plot_stats
 
-# what a resumed run may be given; folder of images and mask, should they have moved: they must be the same
+OUTPUT = files.ROOT / "output"       # where runs without --out are made
+# options that a resumed run may change; the folder of images and the mask only if they have moved
 MAY_CHANGE = {"resume", "data", "mask", "n_epochs", "n_log", "n_plot", "n_stats", "tensorboard"}
 
 
-# ------------------------------------------------------------------------------------------- the run's record
+def open_run(config, given, load):
+    """Begin a run, or reopen the one that config.resume names -> Run.
 
-def begin(config, data, device, precision, parent):
-    """Make the folder of a new run with its config.json. Returns its path and the record."""
+    given  names of the options that were given
+    load   config -> images (n, 3, S, S), their names, the fingerprint of their mask (a text)
+    Raises UserError, before anything is written, if an option, an image or the folder is
+    unsuitable.
+    """
+    if "resume" in given:
+        folder, config, record = _reopen(config, given)
+        choose_device(record["device"])
+        images, names, mask = load(config)
+        check_images(record, files.data_folder(config), mask)
+        return Run(folder, config, record, images, names)
+    images, names, mask = load(config)
     if config.tensorboard:
-        require()                        # before there is a folder
-    hashes = hash_images(data)
-    record = {"options": dataclasses.asdict(config), "device": str(device), "precision": precision,
+        require()
+    data = files.data_folder(config)
+    config = dataclasses.replace(config, data=str(data.absolute()))
+    device = choose_device(config.device)
+    hashes = files.hash_images(data)
+    record = {"options": dataclasses.asdict(config), "device": device,
+              "precision": choose_precision(config.precision, device),
               "threads": torch.get_num_threads(), "machine": machine_name(device), "images": hashes,
-              "mask": _mask_hash(config, len(hashes)), "versions": _versions()}
-    folder = new_run_folder(config.out, record, parent)
-    lines = [f"{name} = {value}" for part in ("options", "versions") for name, value in record[part].items()]
-    log(folder, *lines, f"device = {device}, precision = {precision}, threads = {record['threads']}",
-        f"machine = {record['machine']}",
-        *[f"image {name} sha256 {digest}" for name, digest in record["images"].items()])
-    return folder, record
+              "mask": mask, "versions": _versions()}
+    run = Run(files.new_run_folder(config.out, record, OUTPUT), config, record, images, names)
+    for part in ("options", "versions"):
+        run.log(*(f"{name} = {value}" for name, value in record[part].items()))
+    run.log(*(f"{name} = {record[name]}" for name in ("device", "precision", "threads", "machine")),
+            *(f"image {name} sha256 {digest}" for name, digest in hashes.items()))
+    return run
 
 
 def _versions():
@@ -56,160 +58,110 @@ def _versions():
     for name in manuscript.LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:      # training does not need what evaluate.py does
+        except importlib.metadata.PackageNotFoundError:      # only the evaluation needs it
             pass
-    return versions | {"torch": torch.__version__}           # which also names its build, +cu132 say
+    return versions | {"torch": torch.__version__}           # names its build, too: +cu132
 
 
-def reopen(config, given):
-    """The folder, configuration and record of the run that --resume names, with the options given anew.
-
-    Raises UserError if it is no run folder, or if an option was given that a resumed run cannot change.
-    """
+def _reopen(config, given):
     folder = Path(config.resume)
     if not (folder / "config.json").is_file():
         raise UserError(f"--resume {folder}: is no run folder (it has no config.json); "
                         "name one such as output/001")
-    record = read_json(folder / "config.json")
+    record = files.read_json(folder / "config.json")
     if fixed := sorted(given - MAY_CHANGE):
-        raise UserError(f"--{fixed[0]} cannot change in a resumed run; leave it out or start a new run")
+        raise UserError(f"--{fixed[0]} cannot change in a resumed run; "
+                        "leave it out or start a new run")
     try:
         old = type(config)(**record["options"])
         record["device"], record["precision"], record["images"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); "
                         "start a new run") from None
-    return folder, dataclasses.replace(old, **{k: getattr(config, k) for k in given - {"resume"}}), record
+    new = {name: getattr(config, name) for name in given - {"resume"}}
+    return folder, dataclasses.replace(old, **new), record
 
 
-def update_record(folder, record, config):
-    """Write config.json anew: the options may have changed, --n_epochs say."""
-    write_json(folder / "config.json", record | {"options": dataclasses.asdict(config)})
-
-
-def _mask_hash(config, n):
-    return fingerprint(make_mask(config.mask, n, config.img_size, config.seed))
-
-
-def same_images(record, config, data):
-    """Raise UserError unless a folder still holds the images the run began with, and its mask."""
-    old, new = record["images"], hash_images(data)
+def check_images(record, data, mask):
+    """Raise UserError unless a folder still holds the images of a run, and its mask has not
+    changed."""
+    old, new = record["images"], files.hash_images(data)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            change = "is gone" if name not in new else "is new" if name not in old else "has changed"
-            raise UserError(f"{data}/{name}: {change} since the run began; "
+            what = "is gone" if name not in new else "is new" if name not in old else "has changed"
+            raise UserError(f"{data}/{name}: {what} since the run began; "
                             "restore the images or start a new run")
-    if record.get("mask", "") != _mask_hash(config, len(old)):       # records from before masks have none
-        raise UserError(f"--mask {config.mask}: hides other pixels than when the run began; "
-                        "restore it or start a new run")
+    if record["mask"] != mask:
+        raise UserError(f"--mask {record['options']['mask']}: hides other pixels than when the run "
+                        "began; restore it or start a new run")
 
 
-def same_run(checkpoint, config, names, path):
-    """Raise UserError unless a checkpoint read from `path` is of this configuration and these images."""
-    theirs, ours = checkpoint["config"], dataclasses.asdict(config)
-    differs = [k for k in ours if k not in MAY_CHANGE and theirs.get(k) != ours[k]]
-    if differs or checkpoint["image_names"] != names:
-        what = f"--{differs[0]}" if differs else "the images"
-        raise UserError(f"{path}: was made with another configuration ({what}); put the right file back or "
-                        "delete it, and --resume")
-    if checkpoint["epoch"] > config.n_epochs:
-        raise UserError(f"--n_epochs must be at least {checkpoint['epoch']}, the epochs already done")
+class Run:
+    """A run folder, its record, and the images (n, 3, S, S) that it trains on, with their names."""
 
+    def __init__(self, folder, config, record, images, names):
+        self.folder, self.config, self.record = folder, config, record
+        self.images, self.names = images, names
+        self.device, self.precision = record["device"], record["precision"]
+        print(f"{folder}: {len(images)} images, {self.device}, {self.precision}")
 
-def finish(folder, record, config, metrics, histories, parent):
-    """All that belongs to the whole of a run, now that its starts are done: figures, tables, its times.
+    def log(self, *lines):
+        """Add lines to log.txt."""
+        path = self.folder / "log.txt"
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
-    metrics, histories  {"warm": ..., "cold": ...} or one of the two; parent as of `point_report_to`
-    """
-    utils.write_run(folder, metrics, histories, config)
-    manuscript.write(folder, metrics, histories, config, record)
-    record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
-    update_record(folder, record, config)
-    point_report_to(folder, parent)
+    def update(self):
+        """Write config.json anew: options of a resumed run may have changed."""
+        files.write_json(self.folder / "config.json",
+                         self.record | {"options": dataclasses.asdict(self.config)})
 
+    def train(self, model, draw):
+        """Train a start from its last checkpoint to the last epoch; log, save and draw each epoch.
 
-def point_report_to(folder, parent):
-    """Write parent/latest.tex, the path of the newest finished run, for report.tex, if it lies there."""
-    if Path(folder).resolve().parent != Path(parent).resolve():
-        return
-    path = os.path.relpath(folder, Path(parent).parent / "report").replace(os.sep, "/")
-    if set(path) & set('\\{}"'):
-        text = r"\newcommand{\badname}{}"            # report.tex says what to do
-    else:                                           # every other sign is made an ordinary one
-        signs = "".join(rf"\catcode`\{sign}=12 " for sign in "#$%&~_^")
-        text = rf"\begingroup{signs}\gdef\run{{{path}}}\endgroup\graphicspath{{{{\run/}}}}"
-    write_atomic(Path(parent) / "latest.tex", text + "\n")
-
-
-def log(folder, *lines):
-    with open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
-# -------------------------------------------------------------------------------------------------- one start
-
-class Recorder:
-    """All of a start's training that is not the algorithm: restores it, logs each epoch, saves, draws."""
-
-    def __init__(self, model, folder):
-        self.model, self.config, self.folder = model, model.config, folder
+        model  an ABP model; draw(model, folder) draws what is due after an epoch and returns the
+               paths of pictures for TensorBoard
+        Raises Interrupted after a signal, with the checkpoint saved.
+        """
+        config, folder = self.config, self.folder / model.start
         (folder / "epochs").mkdir(parents=True, exist_ok=True)
         path = folder / "checkpoint.pt"
         if path.exists():
-            checkpoint = load_checkpoint(path)
-            same_run(checkpoint, model.config, model.names, path)
-            model.restore(checkpoint, path)
+            files.restore(model, path, MAY_CHANGE)
         else:
-            self.save()                                  # so that a run killed in its first epochs resumes
-        write_table(folder / "log.csv", model.history)   # rows later than the checkpoint will come again
-
-    def save(self):
-        save_checkpoint(self.folder / "checkpoint.pt", self.model.state())
-
-    def train(self):
-        """Train to the last epoch. Raises Interrupted after a signal, with the checkpoint saved."""
-        config, model = self.config, self.model
+            files.save_model(model, path)  # so that a run killed in its first epochs resumes
+        self.update()  # after the checkpoint was found to be of this run
+        files.write_csv(folder / "log.csv", model.history)   # without rows that will come again
         bar = tqdm(total=config.n_epochs, initial=model.epoch, unit="epoch", disable=None,
-                   desc=f"{model.start} start")             # None: silent when the output is no terminal
-        with bar, Board(self.folder, model.epoch, config.tensorboard) as board, StopAfterEpoch() as stop:
-            for row in model.train():
-                epoch = row["epoch"]
-                self._append(row)
+                   desc=f"{model.start} start")    # None: silent where the output is no terminal
+        board = Board(folder, model.epoch, config.tensorboard)
+        with bar, board, StopAfterEpoch() as stop:
+            for row in model:
+                files.append_csv(folder / "log.csv", row)
                 board.add(row)
                 bar.set_postfix(loss=f"{row['loss']:.1f}", psnr=f"{row['psnr']:.2f}", refresh=False)
                 bar.update()
-                last = epoch == config.n_epochs
-                if last or movies.is_frame(epoch):
-                    movies.save_frame(model.net, config, self.folder / "frames", epoch)
-                if not last and epoch % config.n_plot == 0:
-                    utils.draw_snapshot(model.net, model.z, model.images, config, self.folder / "epochs",
-                                          epoch, model.mask)
-                    board.add_pictures(sorted((self.folder / "epochs").glob(f"{epoch:04d}_*.png")), epoch)
-                if not last and epoch % config.n_stats == 0:
-                    plot_stats({model.start: model.history}, [self.folder / "loss.png"])
-                if last or stop.requested or epoch % config.n_log == 0:
-                    self.save()              # after the pictures, so that a kill between cannot lose one
-                    log(self.folder.parent,
-                        f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
+                board.add_pictures(draw(model, folder), model.epoch)
+                due = model.epoch == config.n_epochs or model.epoch % config.n_log == 0
+                if due or stop.requested:
+                    files.save_model(model, path)  # after the pictures: a kill between loses none
+                    self.log(f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
                 if stop.requested:
-                    raise Interrupted(f"stopped after epoch {epoch} of the {model.start} start; go on with: "
-                                      f"python abp.py --resume {self.folder.parent}")
+                    command = ["python", files.ROOT / "abp.py", "--resume", self.folder.resolve()]
+                    raise Interrupted(f"stopped after epoch {model.epoch} of the {model.start} "
+                                      f"start; continue with: {shlex.join(map(str, command))}")
 
-    def finish(self):
-        """Draw every figure, moving and still, and measure; returns the metrics."""
-        model = self.model
-        write_explorer(model.net, model.z, model.images, self.config, self.folder / "explorer.html")
-        movies.write_walk(model.net, model.z, self.folder / "walk.webp")
-        movies.write_training(self.folder / "frames", self.config.n_epochs, self.folder / "training.webp")
-        return utils.write_start(model.net, model.z, model.images, model.history, self.config, self.folder,
-                                   model.mask)
+    def finish(self, metrics, histories):
+        """Write the record and the tables of a finished run, and say what to open and to run next.
 
-    def _append(self, row):
-        if row["epoch"] == 1:
-            write_table(self.folder / "log.csv", [row])
-            return
-        with open(self.folder / "log.csv", "a", encoding="utf-8") as file:
-            file.write(",".join(str(v) for v in row.values()) + "\n")
+        metrics, histories  {"warm": ..., "cold": ...} or one of them
+        """
+        self.record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
+        self.update()
+        manuscript.write(self.folder, metrics, histories, self.config, self.record)
+        first = self.folder / self.config.starts[0]
+        print(f"open {first / 'interp.png'} and {first / 'explorer.html'}; "
+              f"next: python -m evaluation {self.folder}")
 
 
 def _short(key, value):
@@ -217,18 +169,23 @@ def _short(key, value):
 
 
 class StopAfterEpoch:
-    """Within it, Ctrl-C and SIGTERM ask for a stop at the end of the epoch; a second one stops at once."""
+    """Within it, Ctrl-C and SIGTERM ask for a stop after the epoch; a second one stops at once.
+
+    Only the main thread can receive signals; elsewhere nothing is installed.
+    """
 
     def __enter__(self):
-        self.requested = False
-        self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.requested, self.previous = False, {}
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._handle)
+                             for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _handle(self, *_):
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        tqdm.write("stopping after this epoch; once more to stop now and go back to the last checkpoint")
+        tqdm.write("stopping after this epoch; once more to stop now, back at the last checkpoint")
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():

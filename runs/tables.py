@@ -1,5 +1,7 @@
 """Tables as CSV (full precision, for programs), Markdown and LaTeX (rounded, for readers)."""
-from runs.files import write_atomic, write_table
+import csv
+
+from runs.files import write_atomic, write_csv
 from runs.latex import tabular
 from runs.options import UserError
 
@@ -22,7 +24,7 @@ def write_tables(folder, name, rows, heads=None, forms=None, row_forms=None):
     cells = [[_text(row[key], form or forms.get(key, ".4g")) for key in keys]
              for row, form in zip(rows, row_forms, strict=True)]
     words = [all(isinstance(row[key], str) for row in rows) for key in keys]       # columns of words
-    write_table(folder / f"{name}.csv", rows)
+    write_csv(folder / f"{name}.csv", rows)
     write_atomic(folder / f"{name}.md", markdown(titles, cells, words))
     filled = [k for k, key in enumerate(keys) if any(row[key] is not None for row in rows)]
     filled = filled or range(len(keys))
@@ -37,6 +39,12 @@ def _text(value, form):
     if value is None:
         return MISSING
     return format(value, form) if isinstance(value, float) else str(value)
+
+
+def read_csv(path):
+    """The rows of a CSV file, a list of dicts of texts."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def markdown(titles, cells, words):

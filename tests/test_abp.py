@@ -11,6 +11,7 @@ from conftest import ROOT, SMALL
 
 import utils
 from abp import ABP, Config
+from inference import measures
 from inference.posterior import sample_gaussian_prior
 from models import GenNet
 from runs.options import UserError
@@ -261,26 +262,26 @@ def test_samples_come_from_the_prior_alone(make_model):
     assert torch.allclose(z.std(0), torch.full((3,), 1.7), rtol=0.02) and z.mean(0).abs().max() < 0.05
     model = make_model(prior_sigma=0.5)
     draws = sample_gaussian_prior(8, 2, 0.5, torch.Generator().manual_seed(model.config.seed))
-    samples = utils.sample_images(model.net, model.config, 8)
+    samples = measures.sample_images(model.net, model.config, 8)
     assert torch.allclose(samples, model.net(draws).detach(), atol=1e-6)
 
 
 # ---- 8: the panel
 
 def test_the_panel_covers_the_whole_square_from_the_top_left():
-    columns, rows = utils.panel_axes(2.0, 12, 2)
-    z = utils.panel_latents(columns, rows, 4).view(12, 12, 4)
+    columns, rows = measures.panel_axes(2.0, 12, 2)
+    z = measures.panel_latents(columns, rows, 4).view(12, 12, 4)
     assert torch.equal(z[0, 0], torch.tensor([-2.0, 2.0, 0, 0]))
     assert torch.equal(z[0, -1, :2], torch.tensor([2.0, 2.0]))
     assert torch.equal(z[-1, 0, :2], torch.tensor([-2.0, -2.0]))
     assert torch.allclose(z[:, 1:, 0] - z[:, :-1, 0], torch.tensor(4 / 11), atol=1e-5)
-    assert utils.panel_latents(*utils.panel_axes(2.0, 5, 1), 1).shape == (5, 1)
+    assert measures.panel_latents(*measures.panel_axes(2.0, 5, 1), 1).shape == (5, 1)
 
 
 @pytest.mark.parametrize("d, ninterp, first, last", [
     (2.1, 12, "-2.10", "2.10"), (0.001, 3, "-0.00100", "0.00100"), (300.0, 40, "-300", "300")])
 def test_the_panel_states_its_axes(d, ninterp, first, last):
-    columns, rows = utils.panel_axes(d, ninterp, 2)
+    columns, rows = measures.panel_axes(d, ninterp, 2)
     fig = utils.plot_interp(torch.zeros(ninterp**2, 3, 4, 4), columns, rows)
     (ax,) = fig.axes
     for axis, ends in ((ax.get_xticklabels(), (first, last)), (ax.get_yticklabels(), None)):
@@ -293,9 +294,9 @@ def test_the_panel_states_its_axes(d, ninterp, first, last):
 
 def test_the_range_of_the_panel_follows_the_latents():
     torch.manual_seed(0)
-    assert utils.panel_range(torch.randn(5000, 2), 1.0) == pytest.approx(2.0, abs=0.15)
-    assert utils.panel_range(torch.zeros(5, 2), 2.0) == 2.0
-    assert utils.panel_range(100 * torch.randn(50, 2), 1.0) == 3.0
+    assert measures.panel_range(torch.randn(5000, 2), 1.0) == pytest.approx(2.0, abs=0.15)
+    assert measures.panel_range(torch.zeros(5, 2), 2.0) == 2.0
+    assert measures.panel_range(100 * torch.randn(50, 2), 1.0) == 3.0
 
 
 # ---- 9 and 12: options mean what they say
@@ -354,8 +355,8 @@ def test_the_log_tells_the_float32_psnr_at_the_latents_of_the_epoch(make_model):
 def test_metrics_are_what_they_are_called(make_model):
     model = make_model(n_epochs=2)
     list(model.train())
-    samples = utils.sample_images(model.net, model.config)
-    m = utils.measure(model.net, model.z, model.images, samples, model.config)
+    samples = measures.sample_images(model.net, model.config)
+    m = measures.measure(model.net, model.z, model.images, samples, model.config)
     error = (model.net(model.z) - model.images).detach().square().mean((1, 2, 3))
     assert m["psnr"] == pytest.approx((10 * torch.log10(4 / error)).mean().item(), abs=1e-3)
     assert m["z_mean_square"] == pytest.approx(model.z.square().mean().item(), rel=1e-5)

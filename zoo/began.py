@@ -13,9 +13,9 @@ is judged by it here; but where it no longer falls the learning rate is halved, 
 import torch
 from torch import nn
 
+from inference.measures import to_side
 from models import GenNet
 from runs.files import set_seed
-from utils import to_side
 from zoo import core, gan
 
 

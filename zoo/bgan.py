@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import to_side
 from zoo import boundary, core, gan
 
 SIDE = 16                        # of the pictures in black and white

@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from inference.measures import to_side
 from models import GenNet
 from runs.files import set_seed
-from utils import to_side
 from zoo import core
 
 

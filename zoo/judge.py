@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from evaluation import factors
-from utils import to_side
+from inference.measures import to_side
 
 SIDE = 8                         # of what the judge looks at
 SHIFTS = (-1 / 16, -1 / 32, 0, 1 / 32, 1 / 16)       # of a side: moves of what it learns from, both ways

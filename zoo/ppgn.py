@@ -26,8 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from inference.measures import to_side
 from inference.samplers import TARGET_GRADIENT, mala
-from utils import to_side
 from zoo import abp
 from zoo.codes import fit_classifier
 from zoo.core import n_parameters

@@ -12,11 +12,12 @@ import torch
 
 from abp import ROOT
 from evaluation.linear import bits_per_dim
+from inference.measures import to_side
 from runs.files import hash_images, save_checkpoint, set_seed, write_atomic, write_json
 from runs.latex import escape, macros
 from runs.options import UserError
 from runs.tables import write_tables
-from utils import load_img_tensors, save_recon, to_side
+from utils import load_img_tensors, save_recon
 from zoo import notes
 from zoo.judge import LEAST_RIGHT, Judge, kinds
 from zoo.measure import nearest, pair_distance

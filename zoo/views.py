@@ -1,7 +1,7 @@
 """Images as the models of levels see them: small, and each value one of few levels."""
 import torch
 
-from utils import to_side
+from inference.measures import to_side
 
 STRING = (1, 8, 8)               # the view of the models of strings: 8 x 8, grey, read row by row
 STRING_LEVELS = 16

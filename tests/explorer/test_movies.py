@@ -9,10 +9,11 @@ import utils
 from abp import Config, load_run, main
 from explorer import movies
 from explorer.movies import along, is_frame, lengths, tour, walk_latents, write_walk
+from inference import measures
+from inference.measures import generate, panel_axes, panel_latents
 from models import GenNet
 from runs.options import Interrupted
 from runs.recorder import Recorder
-from utils import generate, panel_axes, panel_latents
 
 
 def frames(path):
@@ -45,7 +46,7 @@ def test_the_walk_is_a_closed_loop_of_the_generators_images(smooth, tmp_path):
     write_walk(net, z, path)
     seen, durations, loop = frames(path)
     assert seen.shape == (10 * len(z), 128, 128, 3) and loop == 0 and set(durations) == {50}
-    truth = utils.to_pixels(utils.to_side(generate(net, walk_latents(net, z)), 128)).astype(float)
+    truth = utils.to_pixels(measures.to_side(generate(net, walk_latents(net, z)), 128)).astype(float)
     assert min(psnr(a, b) for a, b in zip(seen, truth, strict=True)) > 30
     assert psnr(seen[0], truth[5]) < 25                     # which is not so of another frame
     steps = np.abs(np.diff(truth, axis=0)).mean((1, 2, 3))
@@ -162,7 +163,7 @@ def test_a_frame_is_the_panel_at_its_epoch(tmp_path, nz, img_size):
     with Image.open(tmp_path / "frames" / "0012.webp") as frame:
         seen = np.asarray(frame, float)
     columns, rows = panel_axes(4.0, 6, nz)
-    cells = utils.to_pixels(utils.to_side(generate(net, panel_latents(columns, rows, nz)), 64))
+    cells = utils.to_pixels(measures.to_side(generate(net, panel_latents(columns, rows, nz)), 64))
     for k in (0, 4, len(cells) - 1):
         y, x = 28 + k // 6 * 64, k % 6 * 64
         cell = seen[y:y + 64, x:x + 64]
@@ -179,7 +180,7 @@ def test_an_extended_run_goes_on_with_its_movie(faces, tmp_path):
     config, net, z = load_run(out / "warm")
     last = np.asarray(Image.open(out / "warm" / "frames" / "0005.webp"), float)
     columns, rows = panel_axes(2.0, 6, 2)
-    corner = utils.to_pixels(utils.to_side(generate(net, panel_latents(columns, rows, 2)[:1]), 64))[0]
+    corner = utils.to_pixels(measures.to_side(generate(net, panel_latents(columns, rows, 2)[:1]), 64))[0]
     assert psnr(last[28:92, :64], corner) > 30
 
 
@@ -195,6 +196,6 @@ def test_a_movie_too_large_is_compressed_more(tmp_path, monkeypatch):
 
 def test_sides_are_averaged_or_repeated():
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert torch.equal(utils.to_side(x, 4), x)
-    assert utils.to_side(x, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert torch.equal(utils.to_side(utils.to_side(x, 16), 4), x)
+    assert torch.equal(measures.to_side(x, 4), x)
+    assert measures.to_side(x, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(measures.to_side(measures.to_side(x, 16), 4), x)

@@ -15,7 +15,8 @@ from PIL import Image
 from abp import ABP, Config
 from explorer import page as explorer_page
 from explorer.page import grid_images, principal_components, write_explorer
-from utils import generate, to_pixels
+from inference.measures import generate
+from utils import to_pixels
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -12,7 +12,8 @@ from PIL import Image
 import utils
 from abp import ABP, Config, load_run, main
 from evaluation import occlusion
-from inference.masks import halvings, hidden_error, hide, make_mask, parse_mask, visible_share
+from inference import measures
+from inference.masks import halvings, hidden_error, hide, make_mask, parse_mask, visible_fraction
 from inference.posterior import Posterior, squared_distances
 from runs.options import UserError
 
@@ -71,8 +72,8 @@ def test_a_mask_follows_its_seed_and_leaves_other_random_numbers_alone(text):
 @pytest.mark.parametrize("share, times", [(1.0, 0), (0.9, 0), (0.5, 1), (0.3, 2), (0.1, 3)])
 def test_halvings_count_how_often_the_visible_pixels_were_halved(share, times):
     mask = (torch.arange(1600) < 1600 * share).float().view(1, 1, 40, 40)
-    assert halvings(mask) == times and visible_share(mask) == pytest.approx(share)
-    assert halvings(None) == 0 and visible_share(None) == 1
+    assert halvings(mask) == times and visible_fraction(mask) == pytest.approx(share)
+    assert halvings(None) == 0 and visible_fraction(None) == 1
 
 
 def test_fewer_visible_pixels_make_the_generator_smoother_and_annealing_start_lower(images):
@@ -239,9 +240,9 @@ def test_the_numbers_of_a_masked_run_are_of_visible_and_of_hidden_pixels(make_mo
     assert row["mse"] == pytest.approx(mse.mean().item(), rel=1e-4)
     assert row["psnr"] == pytest.approx((10 * torch.log10(4 / mse)).mean().item(), abs=1e-3)
     assert row["loss"] == pytest.approx(error[seen].square().sum().item() / 6 / (2 * 2.0**2), rel=1e-4)
-    samples = utils.sample_images(model.net, model.config)
-    m = utils.measure(model.net, model.z, model.images, samples, model.config, model.mask)
-    whole = utils.measure(model.net, model.z, model.images, samples, model.config)
+    samples = measures.sample_images(model.net, model.config)
+    m = measures.measure(model.net, model.z, model.images, samples, model.config, model.mask)
+    whole = measures.measure(model.net, model.z, model.images, samples, model.config)
     assert m["psnr"] == pytest.approx(row["psnr"]) and "hidden_mae" not in whole
     assert m["hidden_mae"] == pytest.approx(127.5 * error[~seen].abs().mean().item(), rel=1e-4)
     assert m["hidden_relative"] == pytest.approx(

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from runs.files import write_table
+from runs.files import write_csv
 from runs.options import UserError
 from runs.tables import replace_between
 
@@ -26,21 +26,21 @@ def run(tmp_path):
             "z_mean_square": 1.19, "seconds": 152.4}))
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    write_table(folder / "summary.csv", [
+    write_csv(folder / "summary.csv", [
         {"quantity": "log p at ML σ, mean [nats]", "warm start": 86024.3, "cold start": 77059.0},
         {"quantity": "bits per dimension at ML σ", "warm start": 4.469, "cold start": 4.733}])
-    write_table(folder / "linear.csv", [
+    write_csv(folder / "linear.csv", [
         {"model": "ABP, warm start", "d": 2, "train_psnr": 33.24, "train_log_p": 86024.3,
          "train_bits": 4.469},
         {"model": "PCA", "d": 8, "train_psnr": 23.98, "train_log_p": 30851, "train_bits": 6.089}])
-    write_table(folder / "holdout_summary.csv", [
+    write_csv(folder / "holdout_summary.csv", [
         {"model": "ABP", "d": 2, "train_psnr": 28.0, "heldout_psnr": 12.7, "heldout_log_p": -789218.2},
         {"model": "nearest training image", "d": None, "train_psnr": None, "heldout_psnr": 11.6,
          "heldout_log_p": None}])
-    write_table(folder / "occlusion.csv", [
+    write_csv(folder / "occlusion.csv", [
         {"mask": "pepper:0.9", "hidden": 90.01, "mae": 20.63, "mae_nearest": 21.45, "mae_mean": 57.95}])
     for start in ("warm", "cold"):
-        write_table(folder / f"warm_cold_{start}.csv", [
+        write_csv(folder / f"warm_cold_{start}.csv", [
             {"over seeds": "mean", "psnr": 30.0, "sample_nearest_psnr": 24.0, "z_mean_square": 1.1,
              "passes": 8160.0},
             {"over seeds": "std", "psnr": 0.25, "sample_nearest_psnr": 0.5, "z_mean_square": 0.05,

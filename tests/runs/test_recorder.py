@@ -18,9 +18,10 @@ from PIL import Image
 import utils
 from abp import ABP, Config, load_run, main
 from inference import posterior
+from inference.measures import sample_images
 from runs import files
 from runs.options import UserError
-from utils import METRICS, sample_images
+from utils import METRICS
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import to_side
 from zoo import core, desnet, gan, worlds
 
 

@@ -4,8 +4,8 @@ import itertools
 import pytest
 import torch
 
+from inference.measures import to_side
 from runs.files import set_seed
-from utils import to_side
 from zoo import core, measure, pixelcnn, pixelrnn, pixels, sheet, views
 from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
 

@@ -9,7 +9,8 @@ from abp import ROOT
 from data.draw import draw_set
 from evaluation.linear import fit_pca, log_normal
 from evaluation.reconstruction import errors
-from utils import load_img_tensors, to_side, to_tensor
+from inference.measures import to_side
+from utils import load_img_tensors, to_tensor
 from zoo import abp
 from zoo.core import Check
 from zoo.measure import dense
