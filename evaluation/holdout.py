@@ -134,8 +134,8 @@ def _fit_fold(config, images, names, held_out, device, precision):
     recons = {("ABP", config.nz): (generate(net, model.z), generate(net, z), log_p)}
     for m in linear.fit_all(train):
         recons[m.name, m.d] = m.reconstruct(train), m.reconstruct(test), m.log_density(test)
-    nearest = train[squared_distances(test, train).argmin(1)]         # an image is its own nearest
-    recons[NEAREST, None] = train, nearest, torch.full_like(log_p, math.nan)
+    nearest, none = train[squared_distances(test, train).argmin(1)], torch.tensor(math.nan)
+    recons[NEAREST, None] = none.expand_as(train), nearest, none.expand_as(log_p)
     return {key: Fit(psnr(seen, train), recon.double(), mean_squared_error(recon, test),
                      psnr(recon, test), log_p) for key, (seen, recon, log_p) in recons.items()}
 
