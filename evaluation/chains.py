@@ -13,15 +13,12 @@ SAMPLERS = abp.SAMPLERS | {"rw_mh": rw_mh}
 TARGETS = abp.TARGETS | {"rw_mh": TARGET_WALK}
 N_CHAINS = 4                   # for each image
 N_DRAWS = 96                   # of the prior, from which a chain is started
-STUCK_COLUMNS = ("image", "chain", "z1_start", "z2_start", "z1_end", "z2_end", "nats_above",
-                 "z1_restart", "z2_restart")
 STUCK = 10.0  # nats above the best mode at which a chain counts as stuck; 1 is expected
 
 
 class Run(NamedTuple):
     """N_CHAINS chains for each of m images, on the CPU."""
     draws: torch.Tensor        # (steps, N_CHAINS, m, 2), after adaptation
-    start: torch.Tensor        # (N_CHAINS, m, 2)
     energy: torch.Tensor       # (steps, N_CHAINS, m), U of the draws
     acceptance: torch.Tensor   # (N_CHAINS, m)
     step: torch.Tensor         # (N_CHAINS, m)
@@ -68,7 +65,7 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1)).cpu()
     energy, acceptance, step = (values.unflatten(-1, (N_CHAINS, -1)).cpu() for values in (
         torch.stack(energy), chains.acceptance, chains.step))
-    return Run(draws, starts, energy, acceptance, step, chains.passes // (n_steps + 1))
+    return Run(draws, energy, acceptance, step, chains.passes // (n_steps + 1))
 
 
 def floors(joint, evidence, sigma):
@@ -81,9 +78,9 @@ def floors(joint, evidence, sigma):
 # -------------------------------------------------------------------------------------- diagnostics
 
 def bulk_ess(draws):
-    """Rank-normalised bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
+    """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates; 0 if none moved.
 
-    draws (steps, chains, n, d) -> (n,); 0 where no chain ever moved.
+    draws (steps, chains, n, d) -> (n,).
     """
     ess = _array_stats().ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)
@@ -91,10 +88,9 @@ def bulk_ess(draws):
 
 
 def rank_rhat(draws):
-    """Rank-normalised split R-hat (Vehtari et al. 2021), greatest of the d coordinates.
+    """Rank-normalised split R-hat (Vehtari et al. 2021), greatest of the d coordinates; 1 if mixed.
 
-    draws (steps, chains, n, d) -> (n,); inf if no chain moved. 1 where the chains agree; above 1.01
-    they have not mixed yet.
+    draws (steps, chains, n, d) -> (n,); inf if no chain moved.
     """
     rhat = _array_stats().rhat(_for_arviz(draws), chain_axis=0, draw_axis=1, method="rank")
     return torch.nan_to_num(torch.as_tensor(rhat).max(1).values, nan=math.inf)
@@ -128,35 +124,16 @@ def moment_gaps(mean, covariance, other_mean, other_covariance):
 def diagnose(run, evidence, index, names, floor):
     """One row for each image: acceptance, effective samples, R-hat, moments against quadrature's.
 
-    floor (m,) is U at the best mode of each image.
+    floor (m,) is U at the best mode of each image, mode_1 and mode_2 its place. A chain is stuck
+    if its mean U is STUCK above; it is best restarted at the mode.
     """
     mean, covariance = moments(run.draws)
+    best = evidence.modes.z[evidence.modes.heaviest()][index]
     gap, ratio = moment_gaps(evidence.mean[index], evidence.covariance[index], mean, covariance)
     ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (N_CHAINS, m)
     columns = {"acceptance": run.acceptance.mean(0), "step": run.step.mean(0), "ess": ess,
                "ess_per_1000_passes": 1000 * ess / (len(run.draws) * N_CHAINS * run.passes),
                "rhat": rank_rhat(run.draws), "mean_gap": gap, "std_ratio": ratio,
-               "stuck": (excess > STUCK).sum(0)}
+               "stuck": (excess > STUCK).sum(0), "mode_1": best[:, 0], "mode_2": best[:, 1]}
     return [{"image": names[i]} | {key: values[k].item() for key, values in columns.items()}
             for k, i in enumerate(index.tolist())]
-
-
-def stuck_chains(run, evidence, index, names, floor):
-    """Chains that never moved or stay STUCK nats above the best mode, and where to restart them."""
-    excess = run.energy.double().mean(0) - floor
-    frozen = (run.draws == run.draws[:1]).all(0).all(2)
-    best, rows = evidence.modes.z[evidence.modes.heaviest()][index], []
-    for chain, k in ((excess > STUCK) | frozen).nonzero().tolist():
-        places = [run.start[chain, k], run.draws[-1, chain, k], excess[chain, k, None], best[k]]
-        values = (names[index[k]], chain + 1, *torch.cat(places).tolist())
-        rows.append(dict(zip(STUCK_COLUMNS, values, strict=True)))
-    return rows
-
-
-def mean_rows(rows):
-    """Means over the images of the rows of `diagnose`, each with its sampler: one row a sampler."""
-    samplers = dict.fromkeys(row["sampler"] for row in rows)
-    own = {name: [row for row in rows if row["sampler"] == name] for name in samplers}
-    return [{"sampler": name} | {key: sum(float(row[key]) for row in some) / len(some)
-                                 for key in some[0] if key not in ("sampler", "image")}
-            for name, some in own.items()]

@@ -60,15 +60,13 @@ def rows(z, factors):
 
     linear_r2    R^2 of the factor on z by least squares
     loo_r2       the same with each image predicted from the others, 1 - PRESS / squares about the
-                 mean; can be negative; None where an image alone fixes its own prediction
+                 mean; may be negative; None where an image alone fixes its own prediction
     isotonic_r2  R^2 of the best rising function of that linear combination, which flatters few
                  images
-    procrustes   of a last row for both factors: the share, 0 .. 1, of the squared distances
-                 between z and (lion, turn) left after the best shift, rotation, reflection and
-                 scale; each factor at unit variance, since their units are arbitrary
-    24 random latents that know nothing of the factors reach an isotonic R^2 of .10 to .45 and a
-    disparity of .84 to .99 (5 % and 95 % of 500 draws). A factor, or latents, that are the same
-    for all images give None.
+    procrustes   of a last row for both factors: the fraction of the squared distances between z and
+                 (lion, turn), at unit variance, left after the best shift, rotation, reflection
+                 and scale
+    A factor, or latents, that are the same for all images give None.
     """
     z = np.asarray(z, float)
     table = [_row(factor, z, values) for factor, values in factors.items()]
@@ -99,12 +97,10 @@ def _disparity(z, factors):
 
 
 def draw(z, factors, prior_sigma, paths):
-    """The latent plane with its images as points, coloured by lion, with an arrow for turn.
+    """Draw the images in the latent plane, coloured by lion, with an arrow for turn.
 
-    z (n, nz), of which the first two coordinates are drawn; factors as of `read`; paths to .png or
-    .pdf. Arrows at the points point the way the head does, longer the further it turns. Two arrows
-    from the mean of z show the direction in which each factor grows, by least squares in the
-    plane.
+    z (n, nz), of which the first two coordinates are drawn. Two long arrows show the directions in
+    which the factors grow, by least squares in the plane.
     """
     z = np.asarray(z, float)
     plane = np.zeros((len(z), 2))

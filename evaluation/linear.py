@@ -1,11 +1,10 @@
 """The linear models that a generator network generalises: I = mu + W' z + eps, z ~ N(0, I_d).
 
     PCA   eps ~ N(0, sigma^2 I_D)   probabilistic PCA in closed form (Tipping and Bishop 1999)
-    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, an own noise for each
-          value
+    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, a noise for each value
 
-The image of D = 3 S^2 values has the density N(mu, W'W + Psi) in closed form, in nats, for pixels
-that are continuous in [-1, 1]. All in float64.
+The D = 3 S^2 values of an image, taken as continuous in [-1, 1], have the density N(mu, W'W + Psi)
+in closed form. All in float64.
 """
 import math
 import warnings
@@ -68,14 +67,11 @@ def log_normal(x, mean, weights, noise):
 
 
 def bits_per_dim(log_p, n_values):
-    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1].
+    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1] in nats.
 
     -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per
-    step is 127.5 times smaller, log2(127.5) = 6.99 bits more. The density is continuous, with no
-    allowance for rounding, so that the number may be negative.
-
-    log_p  log density of an image in nats, a number or a tensor; n_values  D, the values of an
-           image
+    step is 127.5 times smaller. The density is continuous, so that the number may be negative.
+    log_p  a number or a tensor; n_values  D, the values of an image
     """
     return -log_p / (n_values * math.log(2)) + math.log2(127.5)
 

@@ -152,14 +152,11 @@ def refine(local, z, n_steps=20, tol=1e-4):
              as of Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
     z        (n, d) where the descents begin
     n_steps  most steps of a row; each is an evaluation
-    tol      a row is done when it stalls, or when its squared Newton decrement dU/dz' G^-1 dU/dz is
-             below: U is then about half of it above the mode's
+    tol      squared Newton decrement dU/dz' G^-1 dU/dz below which a row is done
 
-    The damping lambda of Levenberg and Marquardt (Marquardt 1963) is each row's own: it falls
-    tenfold after a step that was kept and grows fivefold after another. It makes up for the
-    curvature of the generator, which Gauss-Newton's G = J'J / sigma^2 + I / prior_sigma^2 leaves
-    out. Steps to where U or its derivatives are not finite are not kept; a row that begins there
-    stays. Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
+    The damping lambda (Marquardt 1963) is each row's own: it falls tenfold after a step that was
+    kept and grows fivefold after another. A row stays where U or its derivatives are not finite.
+    Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
     """
     index = torch.arange(len(z), device=z.device)
     z = z.clone()

@@ -2,21 +2,19 @@
 
     p(I; sigma) = integral N(I; g(z), sigma^2 I_D) N(z; 0, prior_sigma^2 I_2) dz
 
-The integrand is a few narrow modes in a plane. A coarse grid over the plane finds where to search,
+The integrand is a few narrow modes. A coarse grid over the plane finds where to search,
 Gauss-Newton steps go to the modes, and the mixture q = sum_k w_k N(m_k, C_k) of their Gaussian
-approximations divides the integral,
+approximations divides the integral into parts of one mode each, however they overlap:
 
-    p(I) = sum_k integral r_k(z) p(z, I) dz,     r_k = w_k N(z; m_k, C_k) / q(z),
+    p(I) = sum_k integral r_k(z) p(z, I) dz,     r_k = w_k N(z; m_k, C_k) / q(z).
 
-into parts of one mode each that add up exactly, however the modes overlap. Each part is summed
-over a square lattice in the coordinates in which its mode is round: for smooth modes the error of
-that sum falls exponentially with the spacing (the trapezoid rule; Trefethen and Weideman 2014).
-Lattices are refined and widened until the error estimate is below a tolerance.
+Each part is summed over a square lattice in the coordinates in which its mode is round: for smooth
+modes the error falls exponentially with the spacing (the trapezoid rule; Trefethen and Weideman
+2014). Lattices are refined and widened until the error estimate is below a tolerance.
 
-The result is an estimate, no bound. Its error estimate is that of the sums over the modes that
-were found. A mode narrower than a cell of the coarse grid (.21 prior stds) that no search met is
-missing from both, and log p is then too low. tests/evaluation/test_quadrature.py compares with
-annealed importance sampling, which uses neither the grid nor the modes.
+The result is an estimate, no bound. A mode narrower than a cell of the coarse grid (.21 prior
+stds) that no search met is missing from log p, which is then too low, and from the error estimate.
+The tests compare with annealed importance sampling, which uses neither the grid nor the modes.
 """
 import math
 from typing import NamedTuple
@@ -43,10 +41,9 @@ class Evidence(NamedTuple):
 def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
     """Estimate log p(I_i; sigma) of every image, with all that the sums give -> Evidence.
 
-    modes      where to sum, as `find_modes` gives them for this sigma
-    spacing    of the lattices to begin with, in stds of a mode
-    reach      of the lattices to begin with, likewise
-    tolerance  nats; lattices are refined until the estimate of their error is below it
+    modes           where to sum, as `find_modes` gives them for this sigma
+    spacing, reach  of the first lattices, in stds of a mode
+    tolerance       nats; lattices are refined until the estimate of their error is below it
     """
     n = len(joint.images)
     # a first, coarse sum gives each mode its own mass and width, where Laplace's are those of the

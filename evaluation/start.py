@@ -28,7 +28,7 @@ RECON_FORMS = {"mse": ".5f", "psnr": ".2f", "ssim": ".3f"}
 CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "ess_per_1000_passes": "ESS per 1000 passes", "rhat": "R-hat",
                "mean_gap": "mean: gap in posterior stds", "std_ratio": "std over quadrature's",
-               "stuck": "stuck chains"}
+               "stuck": "stuck chains", "mode_1": "best mode: z_1", "mode_2": "best mode: z_2"}
 CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f",
                "rhat": ".3f", "mean_gap": ".3f", "std_ratio": ".3f"}
 # of the summary, beside those of metrics.json: (name, format for the text of a report; ".0%" in
@@ -83,12 +83,9 @@ def reconstruction_rows(recon, images, names, mask=None):
 
 
 class Start:
-    """A trained start and what is needed to evaluate it.
+    """A trained start: config, net and z as of `abp.load_run`, net on any device, and its images.
 
-    config, net, z  as `abp.load_run` returns them, net on any device;  images (n, 3, S, S) in [-1,
-                    1], names
-    folder          where tables and figures go; search: dtype of chains and searches
-    mask            (n, 1, S, S) or None
+    folder is where tables and figures go, search the dtype of chains and searches.
     """
 
     def __init__(self, config, net, z, images, names, folder, search, mask, n_steps, n_shown):
@@ -146,9 +143,7 @@ class Start:
                             self.n_steps, config.langevin_step_size)
         rows = chains.diagnose(run, found, everything, self.names, floor)
         self._tables("chains", rows, CHAIN_HEADS, CHAIN_FORMS)
-        stuck = chains.stuck_chains(run, found, everything, self.names, floor)
-        self._tables("stuck", stuck or [dict.fromkeys(chains.STUCK_COLUMNS)])
-        column = {key: torch.tensor([float(r[key]) for r in rows]) for key in CHAIN_HEADS}
+        column = {key: torch.tensor([float(row[key]) for row in rows]) for key in CHAIN_HEADS}
         self._sum_up(
             acceptance=column["acceptance"].mean().item(), rhat=column["rhat"].median().item(),
             ess=column["ess_per_1000_passes"].median().item(),
@@ -156,14 +151,16 @@ class Start:
             stuck=column["stuck"].sum().item() / starts[..., 0].numel())
         # every sampler on the images that are shown, all chains from the run's z
         starts = self.z[self.shown].repeat(chains.N_CHAINS, 1, 1)
-        runs, table = {}, []
+        runs, table, means = {}, [], []
         for name in chains.SAMPLERS:
             runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, n_adapt,
                                        self.n_steps)
-            table += [{"sampler": name} | row for row in
-                      chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])]
+            rows = chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])
+            table += [{"sampler": name} | row for row in rows]
+            mean = likelihood.mean_row(rows)
+            means.append({"sampler": name} | {key: mean[key] for key in list(CHAIN_HEADS)[:-2]})
         self._tables("samplers", table, CHAIN_HEADS, CHAIN_FORMS)
-        self._tables("samplers_mean", chains.mean_rows(table), CHAIN_HEADS, CHAIN_FORMS)
+        self._tables("samplers_mean", means, CHAIN_HEADS, CHAIN_FORMS)
         self._draw_posteriors(runs)
 
     def _draw_posteriors(self, runs):

@@ -1,10 +1,9 @@
 """Warm start against cold start, fairly: the same number of network passes, and several seeds.
 
-An epoch of the warm start costs one pass an image more than one of the cold start: the chains'
-present states compete with the draws of the prior (ABP.chain_start). Equal epochs would favour it.
-So the cold start trains to its last epoch, and the warm start until another epoch would cost more
-passes in all than that: with the default options a few epochs short of the end of its schedules,
-where the learning rate hardly falls further.
+An epoch of the warm start costs one pass per image more: the chains' present states compete with
+the draws of the prior. So the cold start trains to its last epoch, and the warm start until
+another epoch would exceed the passes of the cold start: with the default options a few epochs
+short of the end.
 """
 import dataclasses
 
@@ -30,13 +29,11 @@ FORMS = {key: METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes"
 def run(config, images, names, folder, device, precision, n_seeds):
     """Train both starts with every seed, and write what the same passes bring each.
 
-    config     abp.Config of the trainings, but for start and seed
-    images     (n, 3, S, S) in [-1, 1], with their names
-    folder     gets warm_cold_seeds.csv, .md, .tex, a row for each start and seed; warm_cold_warm.*
-               and warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along
-               the passes
-    device, precision  of the trainings
-    n_seeds    seeds of each start, config.seed and those after it
+    config  abp.Config of the trainings, but for start; seeds are config.seed and those after it
+    images  (n, 3, S, S) in [-1, 1], with their names
+    folder  gets warm_cold_seeds.*, a row for each start and seed; warm_cold_warm.* and
+            warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along the
+            passes
     Returns {"warm": rows, "cold": rows}, mean and std of each.
     """
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
@@ -91,9 +88,8 @@ def spread(rows):
 def draw(curves, paths):
     """PSNR along the network passes: the mean over the seeds, in a band from least to greatest.
 
-    curves  {"warm": one (passes per image, psnr) for each seed, "cold": ...}; lists of an epoch
-            each, and the same passes for all seeds of a start
-    paths   files to draw to, .png or .pdf
+    curves  {start: [(passes per image, psnr) of each seed]}, lists of an epoch each; the same
+            passes for all seeds of a start
     """
     with rc_context(STYLE):
         fig = Figure(figsize=(COLUMN, 0.75 * COLUMN), layout="constrained")

@@ -1,4 +1,4 @@
-"""The linear baselines against scipy and the maximum of their likelihoods; reconstruction errors."""
+"""The linear baselines against scipy and their likelihood's maximum; reconstruction errors."""
 import math
 
 import numpy as np
@@ -52,7 +52,7 @@ def test_probabilistic_pca_is_a_maximum_of_the_likelihood(n):
     for _ in range(20):
         nudge = 0.02 * torch.randn(model.weights.shape, generator=generator, dtype=torch.float64)
         assert likelihood(model._replace(weights=model.weights + nudge), images) < best
-    if n == 400:                             # and it finds the noise that the images were drawn with
+    if n == 400:                             # it finds the noise of the images
         assert model.noise.sqrt().item() == pytest.approx(0.2, rel=0.03)
 
 
@@ -61,7 +61,7 @@ def test_pca_reconstructs_by_the_orthogonal_projection():
     model = linear.fit_pca(images, 4)
     residual = (images - model.reconstruct(images)).flatten(1)
     flat = (images - images.mean(0)).flatten(1)
-    assert torch.allclose(residual @ model.encoder.T, torch.zeros(12, 4, dtype=torch.float64), atol=1e-12)
+    assert (residual @ model.encoder.T).abs().max() < 1e-12
     assert residual.square().sum().item() == pytest.approx(
         torch.linalg.svdvals(flat)[4:].square().sum().item())
     assert torch.allclose(model.reconstruct(model.reconstruct(images)), model.reconstruct(images))
@@ -79,7 +79,7 @@ def test_factor_analysis_is_a_maximum_and_reconstructs_by_the_posterior_mean():
         assert likelihood(model._replace(weights=model.weights + nudge), images) < best
     w, centred = model.weights, images.flatten(1) - model.mean
     covariance = w.T @ w + torch.diag(model.noise)
-    expected = model.mean + centred @ torch.linalg.inv(covariance) @ w.T @ w      # W' W C^-1 (I - mu)
+    expected = model.mean + centred @ torch.linalg.inv(covariance) @ w.T @ w
     assert torch.allclose(model.reconstruct(images).flatten(1), expected)
 
 
@@ -90,7 +90,8 @@ def test_pixels_that_never_change_keep_the_density_finite(fit):
     images[:, :, 1:] = images[:1, :, 1:] + 1e-9 * images[:, :, 1:]
     model = fit(images, 2)
     assert (model.noise == linear.LEAST_VARIANCE).all()
-    assert torch.isfinite(model.log_density(images)).all() and torch.isfinite(model.reconstruct(images)).all()
+    for values in (model.log_density(images), model.reconstruct(images)):
+        assert torch.isfinite(values).all()
 
 
 def test_rows_of_the_table(images):
@@ -126,7 +127,7 @@ def test_reconstruction_of_each_image_and_the_mean(images):
 
 
 def test_structural_similarity_is_that_of_wang_et_al(images):
-    """Their formula, written out: an 11 x 11 Gaussian window of std 1.5, wherever it fits in the image."""
+    """Their formula: an 11 x 11 Gaussian window of std 1.5, wherever it fits in the image."""
     a, b = images[:1].double(), images[1:2].double()
     offset = torch.arange(11, dtype=torch.float64) - 5
     window = (-offset**2 / (2 * 1.5**2)).exp()

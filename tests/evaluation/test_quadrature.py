@@ -1,4 +1,4 @@
-"""The likelihood by quadrature against closed forms, brute force and annealed importance sampling."""
+"""log p by quadrature against closed forms, brute force and annealed importance sampling."""
 import math
 
 import pytest
@@ -16,7 +16,7 @@ N = 5
 
 @pytest.fixture(scope="module")
 def linear():
-    """linear(sigma, prior_sigma): a linear generator's Joint, the z of its images, log p in closed form."""
+    """linear(sigma, prior_sigma): Joint of a linear generator, z of its images, exact log p."""
     def make(sigma, prior_sigma=1.0):
         generator = torch.Generator().manual_seed(3)
         layer = torch.nn.Linear(2, 768)
@@ -33,7 +33,7 @@ def linear():
 
 
 class TwoAnimals(torch.nn.Module):
-    """g(z) = direction * (z_1^2 - 1) + z_2 * other: every image has two modes, at z_1 and at -z_1."""
+    """g(z) = direction (z_1^2 - 1) + z_2 other: every image has two modes, at z_1 and -z_1."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,8 @@ def test_two_modes_against_brute_force():
     found = evidence(joint, z, sigma)
     fine = survey(joint, reach=4.0, cells=400)                  # .02 wide, modes are .05 and more
     index = torch.arange(3).repeat_interleave(len(fine.z))
-    log_joint = joint.log_joint(fine.squared_error.flatten(), index, fine.z.repeat(3, 1), sigma).view(3, -1)
+    log_joint = joint.log_joint(fine.squared_error.flatten(), index, fine.z.repeat(3, 1), sigma)
+    log_joint = log_joint.view(3, -1)
     brute = log_joint.logsumexp(1) + math.log(fine.area)
     assert (found.log_p - brute).abs().max() < 2e-3             # of matrix products in float32
     counts = found.modes.image.bincount()
@@ -100,23 +101,13 @@ def test_a_mode_that_the_search_missed_is_noticed_on_the_coarse_grid():
     joint = Joint(net, net(z).detach(), 1.0)
     plane = survey(joint)
     both = find_modes(joint, plane, sigma, z)
-    one = type(both)(*(values[both.z[:, 0] > 0] for values in both))       # as if the search had missed it
+    one = type(both)(*(values[both.z[:, 0] > 0] for values in both))
     assert len(both.z) == 2 and len(one.z) == 1
     found = log_evidence(joint, plane, one, sigma)
-    both = evidence(joint, z, sigma)                            # the lattice was widened until it was covered
+    both = evidence(joint, z, sigma)   # the lattice was widened until it was covered
     assert (found.log_p - both.log_p).abs() <= found.error + both.error
     narrow = log_evidence(joint, plane, one, sigma, tolerance=10.0)
-    assert narrow.log_p < both.log_p - 0.6 and narrow.error > 0.6    # half the mass, ln 2, and said so
-
-
-@pytest.mark.parametrize("change", [{"spacing": 0.35}, {"reach": 7.0}])
-def test_finer_and_wider_lattices_change_less_than_the_error(linear, change):
-    net, sigma = TwoAnimals(), 0.5
-    z = torch.tensor([[0.9, 0.3], [0.3, -1.0], [1.6, 0.0]])
-    noise = sigma * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    joint = Joint(net, (net(z) + noise).detach(), 1.0)
-    found, other = evidence(joint, z, sigma), evidence(joint, z, sigma, **change)
-    assert ((found.log_p - other.log_p).abs() <= found.error).all()
+    assert narrow.log_p < both.log_p - 0.6 and narrow.error > 0.6    # half the mass: ln 2
 
 
 def test_merged_modes_have_the_same_moments():
@@ -131,7 +122,7 @@ def test_merged_modes_have_the_same_moments():
     assert both.image.tolist() == [0, 0, 1]
     assert both.log_mass.exp().tolist() == pytest.approx([1.0, 0.1, 1.0])
     assert both.z[0].tolist() == pytest.approx([0.25, 0])
-    covariance = both.factor[0] @ both.factor[0].T           # .75 (1 + .25^2) + .25 (4 + .75^2) along z_1
+    covariance = both.factor[0] @ both.factor[0].T    # .75 (1 + .25^2) + .25 (4 + .75^2)
     assert covariance.flatten().tolist() == pytest.approx([1.9375, 0, 0, 1.75])
 
 
@@ -163,10 +154,10 @@ def test_ml_sigma_and_its_evidence_agree_before_convergence(linear):
     assert (found.log_p - evidence(joint, z, sigma).log_p).abs().max() < 1e-2
 
 
-def annealed(joint, index, sigma, n_chains=128, n_steps=200):
+def annealed(joint, index, sigma, n_chains=64, n_steps=100):
     """log p of the images `index` by annealed importance sampling (Neal 2001) -> (m,) nats.
 
-    From draws of the prior through p(I | z)^beta p(z), which is the posterior at sigma / sqrt(beta).
+    From draws of the prior through p(I | z)^beta p(z), the posterior at sigma / sqrt(beta).
     """
     torch.manual_seed(0)
     chain_of = index.repeat_interleave(n_chains)
