@@ -78,9 +78,9 @@ def floors(joint, evidence, sigma):
 # -------------------------------------------------------------------------------------- diagnostics
 
 def bulk_ess(draws):
-    """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates; 0 if none moved.
+    """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
 
-    draws (steps, chains, n, d) -> (n,).
+    draws (steps, chains, n, d) -> (n,); 0 if no chain moved.
     """
     ess = _array_stats().ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)

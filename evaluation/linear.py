@@ -67,7 +67,7 @@ def log_normal(x, mean, weights, noise):
 
 
 def bits_per_dim(log_p, n_values):
-    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1] in nats.
+    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1].
 
     -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per
     step is 127.5 times smaller. The density is continuous, so that the number may be negative.

@@ -38,11 +38,6 @@ class Modes(NamedTuple):
         """Those of image i."""
         return Modes(*(values[self.image == i] for values in self))
 
-    def weighty(self):
-        """Without those that are NEGLIGIBLE beside the heaviest of their image."""
-        heaviest = self.log_mass[self.heaviest()][self.image]
-        return Modes(*(values[self.log_mass > heaviest - NEGLIGIBLE] for values in self))
-
     def heaviest(self):
         """The row of the heaviest mode of each image, (n,)."""
         rows = [(self.image == i).nonzero().squeeze(1) for i in self.image.unique().tolist()]

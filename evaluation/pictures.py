@@ -38,12 +38,6 @@ def _panel_axes(ax):
         spine.set_visible(True)
 
 
-def _picture(ax, image, title=""):
-    ax.imshow(to_pixels(image), interpolation="lanczos")
-    ax.set_title(file_name(title), pad=2, **FILE_NAME)
-    ax.axis("off")
-
-
 def _map(ax, values, extent, norm):
     """values (cells, cells), rows from the lowest z_2, coloured by nats below the greatest."""
     return ax.imshow(np.asarray(values.max() - values), origin="lower", extent=extent, norm=norm,
@@ -63,7 +57,9 @@ def plot_maps(rows, folder):
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
-            _picture(line[0], row["image"], row["title"])
+            line[0].imshow(to_pixels(row["image"]), interpolation="lanczos")
+            line[0].set_title(file_name(row["title"]), pad=2, **FILE_NAME)
+            line[0].axis("off")
             reach = row["reach"]
             shown = _map(line[1], row["plane"], (-reach, reach) * 2, LogNorm(1, DEPTH, clip=True))
             for k, mode in enumerate(row["modes"]):

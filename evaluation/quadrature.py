@@ -21,7 +21,15 @@ from typing import NamedTuple
 
 import torch
 
-from evaluation.modes import Modes, descend, find_modes, log_gaussians, log_share, merged
+from evaluation.modes import (
+    NEGLIGIBLE,
+    Modes,
+    descend,
+    find_modes,
+    log_gaussians,
+    log_share,
+    merged,
+)
 
 SPACING, REACH = 0.8, 4.5          # of the lattice, in stds of the mode
 MOST_POINTS = 8_000    # of one lattice
@@ -49,7 +57,7 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
     # a first, coarse sum gives each mode its own mass and width, where Laplace's are those of the
     # peak
     first = _Sums(joint, modes, sigma, max(spacing, 1.0), reach)
-    modes = merged(first.moved(modes).weighty())
+    modes = merged(first.moved(modes))
     parts, errors, todo = [None] * n, torch.zeros(n, dtype=torch.float64), range(n)
     spacings, reaches = [spacing] * n, [reach] * n
     for _ in range(ROUNDS):
@@ -65,7 +73,7 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
                 spacings[i] *= 0.7 if part.lattice > tolerance / 2 else 1.0
                 reaches[i] *= 1.25 if tail > tolerance / 2 else 1.0
         todo = again
-    best = torch.stack([part.best for part in parts])
+    best = torch.stack([part.z.flatten(0, 1)[part.weight.argmax()] for part in parts])
     rounding = joint.rounding(torch.arange(n), best).abs() / (2 * sigma**2)
     log_p, *moments = (torch.stack(values) for values in zip(
         *((part.log_p, *part.moments()) for part in parts), strict=True))
@@ -111,10 +119,6 @@ class _Sums:
         ratio = (outer - inner).exp().item()
         return outer.exp().item() * (ratio / (1 - ratio) if ratio < 0.5 else 1.0)
 
-    @property
-    def best(self):
-        return self.z.flatten(0, 1)[self.weight.argmax()]
-
     def moments(self):
         """Mean (2,), covariance (2, 2) and mean |I - g(z)|^2 of the posterior."""
         share, z = (self.weight - self.log_p).exp().flatten(), self.z.flatten(0, 1)
@@ -123,7 +127,7 @@ class _Sums:
         return mean, (share[:, None] * centred).T @ centred, share @ self.squared_error.flatten()
 
     def moved(self, modes):
-        """The modes with the masses, means and widths that the sums found."""
+        """The modes with the masses, means and widths of the sums, without NEGLIGIBLE ones."""
         log_mass = self.weight.logsumexp(1)
         share = (self.weight - log_mass[:, None]).exp()                                   # (k, m)
         mean = share @ self.u  # (k, 2), in u
@@ -133,7 +137,9 @@ class _Sums:
         value = value.clamp(min=self.spacing**2 / 4)       # narrower than the lattice can tell
         factor = self.factor @ vector * value.sqrt()[:, None]
         shift = (self.factor @ mean.unsqueeze(2)).squeeze(2)
-        return modes._replace(z=modes.z + shift, factor=factor, log_mass=log_mass)
+        moved = Modes(modes.image, modes.z + shift, factor, log_mass)
+        kept = log_mass > log_mass[moved.heaviest()][modes.image] - NEGLIGIBLE
+        return Modes(*(values[kept] for values in moved))
 
 
 def _lattice(spacing, reach):

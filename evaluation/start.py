@@ -90,8 +90,7 @@ class Start:
 
     def __init__(self, config, net, z, images, names, folder, search, mask, n_steps, n_shown):
         self.config, self.net, self.z, self.images, self.names = config, net, z, images, names
-        self.folder, self.search, self.mask = folder, search, mask
-        self.n_steps = n_steps
+        self.folder, self.search, self.mask, self.n_steps = folder, search, mask, n_steps
         self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long()
         self.recon = generate(net, z.to(next(net.parameters()).device))
         self.n_samples = N_SAMPLES

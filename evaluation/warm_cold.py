@@ -31,10 +31,9 @@ def run(config, images, names, folder, device, precision, n_seeds):
 
     config  abp.Config of the trainings, but for start; seeds are config.seed and those after it
     images  (n, 3, S, S) in [-1, 1], with their names
-    folder  gets warm_cold_seeds.*, a row for each start and seed; warm_cold_warm.* and
-            warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along the
-            passes
-    Returns {"warm": rows, "cold": rows}, mean and std of each.
+    folder  gets warm_cold_seeds.*, a row for each start and seed, then mean and std over the
+            seeds; warm_cold.png, .pdf, PSNR along the passes
+    Returns the rows.
     """
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
     for k in tqdm(range(n_seeds), desc="warm against cold", unit="seed", disable=None):
@@ -44,14 +43,17 @@ def run(config, images, names, folder, device, precision, n_seeds):
             model = ABP(seeded, images, start, device, precision, names)
             passes = train(model, budget)
             budget = budget or passes[-1]
-            found[start].append({"start": start, "seed": seeded.seed} | _measure(model, passes[-1]))
+            samples = sample_images(model.net, seeded)
+            values = measure(model.net, model.z, images, samples, seeded, model.mask)
+            found[start].append({"start": start, "seed": seeded.seed}
+                                | {key: values[key] for key in MEASURED}
+                                | {"seconds": sum(row["seconds"] for row in model.history),
+                                   "epochs": len(model.history), "passes": passes[-1]})
             curves[start].append((passes, [row["psnr"] for row in model.history]))
-    tables = {start: spread(rows) for start, rows in found.items()}
-    write_tables(folder, "warm_cold_seeds", [*found["warm"], *found["cold"]], HEADS, FORMS)
-    for start, rows in tables.items():
-        write_tables(folder, f"warm_cold_{start}", rows, HEADS, FORMS)
+    table = [row for start in STARTS for row in (*found[start], *spread(found[start]))]
+    write_tables(folder, "warm_cold_seeds", table, HEADS, FORMS)
     draw(curves, [folder / "warm_cold.png", folder / "warm_cold.pdf"])
-    return tables
+    return table
 
 
 def train(model, budget=None):
@@ -68,20 +70,12 @@ def train(model, budget=None):
     return passes
 
 
-def _measure(model, passes):
-    samples = sample_images(model.net, model.config)
-    values = measure(model.net, model.z, model.images, samples, model.config, model.mask)
-    return {key: values[key] for key in MEASURED} | {
-        "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
-        "passes": passes}
-
-
 def spread(rows):
-    """Two rows for those of some seeds: mean and std (n - 1) of each number; no std of one seed."""
+    """Mean and std (n - 1) of the numbers in rows of one start: two rows; no std of one seed."""
     keys = [key for key in rows[0] if key not in ("start", "seed")]
     values = np.array([[row[key] for key in keys] for row in rows], float)
     std = values.std(0, ddof=1).tolist() if len(rows) > 1 else [None] * len(keys)
-    return [{"over seeds": name} | dict(zip(keys, numbers, strict=True))
+    return [{"start": rows[0]["start"], "seed": name} | dict(zip(keys, numbers, strict=True))
             for name, numbers in (("mean", values.mean(0).tolist()), ("std", std))]
 
 

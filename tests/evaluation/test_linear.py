@@ -40,18 +40,24 @@ def test_bits_per_dimension_are_those_of_the_density_on_the_scale_of_255():
     assert linear.bits_per_dim(log_p, 10) == pytest.approx(math.log2(255))
 
 
+def assert_maximum(model, images):
+    """No small random change of the weights or the noise is likelier."""
+    best, generator = likelihood(model, images), torch.Generator().manual_seed(2)
+    for _ in range(20):
+        noise = torch.randn(model.weights.shape, generator=generator, dtype=torch.float64)
+        assert likelihood(model._replace(weights=model.weights + 0.02 * noise), images) < best
+        factor = torch.randn(model.noise.shape, generator=generator, dtype=torch.float64)
+        assert likelihood(model._replace(noise=model.noise * (0.05 * factor).exp()), images) < best
+
+
 @pytest.mark.parametrize("n", [12, 400])                     # fewer images than values, and more
 def test_probabilistic_pca_is_a_maximum_of_the_likelihood(n):
     images = draws(n)
     model = linear.fit_pca(images, 2)
-    best = likelihood(model, images)
+    assert_maximum(model, images)
     for factor in (0.97, 1.03):
-        assert likelihood(model._replace(noise=factor * model.noise), images) < best
-        assert likelihood(model._replace(weights=factor * model.weights), images) < best
-    generator = torch.Generator().manual_seed(2)
-    for _ in range(20):
-        nudge = 0.02 * torch.randn(model.weights.shape, generator=generator, dtype=torch.float64)
-        assert likelihood(model._replace(weights=model.weights + nudge), images) < best
+        changed = model._replace(weights=factor * model.weights)
+        assert likelihood(changed, images) < likelihood(model, images)
     if n == 400:                             # it finds the noise of the images
         assert model.noise.sqrt().item() == pytest.approx(0.2, rel=0.03)
 
@@ -70,13 +76,7 @@ def test_pca_reconstructs_by_the_orthogonal_projection():
 def test_factor_analysis_is_a_maximum_and_reconstructs_by_the_posterior_mean():
     images = draws(400)
     model = linear.fit_fa(images, 2)
-    best = likelihood(model, images)
-    generator = torch.Generator().manual_seed(2)
-    for _ in range(20):
-        nudge = torch.randn(model.noise.shape, generator=generator, dtype=torch.float64)
-        assert likelihood(model._replace(noise=model.noise * (0.05 * nudge).exp()), images) < best
-        nudge = 0.02 * torch.randn(model.weights.shape, generator=generator, dtype=torch.float64)
-        assert likelihood(model._replace(weights=model.weights + nudge), images) < best
+    assert_maximum(model, images)
     w, centred = model.weights, images.flatten(1) - model.mean
     covariance = w.T @ w + torch.diag(model.noise)
     expected = model.mean + centred @ torch.linalg.inv(covariance) @ w.T @ w
