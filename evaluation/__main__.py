@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abp import load_run
-from evaluation import factors, holdout, linear, manuscript, occlusion, pictures, warm_cold
+from evaluation import factors, holdout, linear, manuscript, occlusion, warm_cold
 from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
 from inference.masks import fingerprint, make_mask
@@ -142,8 +142,6 @@ def evaluate(options, given):
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
         done[start] = one
     write_summary(run.out, run.metrics, done)
-    if plane:
-        pictures.plot_evidence({start: one.found.rows for start, one in done.items()}, run.out)
     linear_rows = write_linear(run, done)
     manuscript.write(run.out, done, linear_rows, write_factors(run))
     print(f"{run.out}: written")
@@ -186,10 +184,8 @@ def write_factors(run):
     known, table = factors.read(run.data, run.names), []
     if known is None:
         return False
-    for start, (config, _, z) in run.starts.items():
+    for start, (_, _, z) in run.starts.items():
         table += [{"start": start} | row for row in factors.rows(z, known)]
-        paths = [run.out / start / f"factors.{kind}" for kind in ("png", "pdf")]
-        factors.draw(z, known, config.prior_sigma, paths)
     write_tables(run.out, "factors", table, factors.HEADS, factors.FORMS)
     return True
 

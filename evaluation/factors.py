@@ -1,20 +1,17 @@
 """Do the latents find the factors of the images? Only for images whose factors are known.
 
 A data folder may hold factors.csv with the columns `name`, an image's file name without its suffix,
-`lion` in [0, 1], 0 tiger and 1 lion, and `turn` in [-1, 1], the head's yaw. data/draw.py does.
+`lion` in [0, 1], 0 tiger and 1 lion, and `turn` in [-1, 1], the yaw, as written by data/draw.py.
 """
 import csv
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from scipy.spatial import procrustes
 from sklearn.isotonic import IsotonicRegression
 
 from runs.options import UserError
 from runs.tables import read_csv
-from utils import COLUMN, LINES, SMALL, STYLE, save_figure
 
 FACTORS = ("lion", "turn")
 REMEDY = "mend it, or take it out of the folder to go without"
@@ -47,14 +44,6 @@ def read(folder, names):
     return values
 
 
-def direction(z, values):
-    """Least squares of values (n,) on a + z b, z (n, nz): b (nz,), fits (n,), leverages (n,)."""
-    design = np.column_stack([np.ones(len(z)), z])
-    solution = np.linalg.pinv(design)
-    coefficients = solution @ values
-    return coefficients[1:], design @ coefficients, np.einsum("ik,ki->i", design, solution)
-
-
 def rows(z, factors):
     """Rows of a table: how well each factor can be read off the latents z (n, nz).
 
@@ -79,11 +68,14 @@ def _row(factor, z, values):
     total = np.square(values - values.mean()).sum()
     if total == 0:
         return row
-    slope, fitted, leverage = direction(z, values)
+    design = np.column_stack([np.ones(len(z)), z])                       # least squares on z
+    solution = np.linalg.pinv(design)
+    coefficients = solution @ values
+    fitted, leverage = design @ coefficients, np.einsum("ik,ki->i", design, solution)
     row["linear_r2"] = float(1 - np.square(values - fitted).sum() / total)
     if leverage.max() < 1 - 1e-9:
         row["loo_r2"] = float(1 - np.square((values - fitted) / (1 - leverage)).sum() / total)
-    rising = IsotonicRegression().fit_transform(z @ slope, values)  # rising, as its direction is
+    rising = IsotonicRegression().fit_transform(z @ coefficients[1:], values)  # rising, as its direction is
     return row | {"isotonic_r2": float(1 - np.square(values - rising).sum() / total)}
 
 
@@ -94,36 +86,3 @@ def _disparity(z, factors):
     width = max(z.shape[1], factors.shape[1])              # columns of zeros, where one has fewer
     a, b = (np.pad(m, ((0, 0), (0, width - m.shape[1]))) for m in (factors / spread, z))
     return float(procrustes(a, b)[2])
-
-
-def draw(z, factors, prior_sigma, paths):
-    """Draw the images in the latent plane, coloured by lion, with an arrow for turn.
-
-    z (n, nz), of which the first two coordinates are drawn. Two long arrows show the directions in
-    which the factors grow, by least squares in the plane.
-    """
-    z = np.asarray(z, float)
-    plane = np.zeros((len(z), 2))
-    plane[:, :z.shape[1]] = z[:, :2]
-    with rc_context(STYLE):
-        fig = Figure(figsize=(COLUMN, 0.85 * COLUMN), layout="constrained")
-        ax = fig.add_subplot()
-        reach = max(2.1 * prior_sigma, 1.1 * np.abs(plane).max())
-        points = ax.scatter(*plane.T, c=factors["lion"], cmap="cividis", vmin=0, vmax=1, s=16,
-                            zorder=2, edgecolors="0.3", linewidths=0.4)
-        ax.quiver(*plane.T, factors["turn"], np.zeros(len(plane)), angles="xy", scale_units="xy",
-                  scale=8 / reach, width=0.005, color="0.2", zorder=3)
-        for factor, style in zip(factors, ("-", (0, (4, 1.5))), strict=True):
-            slope = direction(plane, factors[factor])[0]
-            if norm := np.linalg.norm(slope):
-                end = plane.mean(0) + 0.75 * reach * slope / norm
-                arrow = {"arrowstyle": "->", "linestyle": style, "color": LINES["warm"]["color"]}
-                ax.annotate("", end, plane.mean(0), arrowprops=arrow, zorder=1)
-                box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
-                ax.annotate(factor, end + 0.07 * reach * slope / norm, color=arrow["color"],
-                            ha="center", va="center", zorder=4, bbox=box)
-        fig.colorbar(points, ax=ax, label="lion  (0 tiger, 1 lion)", shrink=0.8)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
-               ylabel="$z_2$" if z.shape[1] > 1 else "")
-        ax.set_title("small arrows: the way the head turns (turn)", fontsize=SMALL)
-        save_figure(fig, paths)

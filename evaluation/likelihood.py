@@ -100,7 +100,7 @@ class Likelihood(NamedTuple):
     rows: list                     # one for each image
 
 
-def likelihood(joint, z, names, sigma, seed=0):
+def likelihood(joint, z, names, sigma):
     """Estimate log p(I) of every image of a trained generator by quadrature -> Likelihood.
 
     z (n, 2) the run's latents, from which modes are searched for too; sigma the run's. Importance
@@ -110,7 +110,7 @@ def likelihood(joint, z, names, sigma, seed=0):
     plane, index = survey(joint), torch.arange(len(z))
     at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
     sigma_ml, at_ml = ml_sigma(joint, plane, z)
-    estimate, deviation = importance(joint, at_run.modes, sigma, seed=seed)
+    estimate, deviation = importance(joint, at_run.modes, sigma)
     # how far the density at the run's z lies below that at the best mode
     best = at_run.modes.z[at_run.modes.heaviest()]
     top, own = (joint.log_joint(joint.squared_error(index, point), index, point, sigma)

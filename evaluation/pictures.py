@@ -149,21 +149,3 @@ def plot_plane(z, area, reach, d, prior_sigma, folder):
         right.set(xlabel=r"quantiles of $\chi^2_2$", ylabel=r"$|z|^2 / \sigma_z^2$ of the images",
                   xlim=(0, top), ylim=(0, top), aspect="equal")
         _save(fig, folder, "latent_plane")
-
-
-def plot_evidence(rows, folder):
-    """Bits per dimension of each image at the ML sigma, from the least.
-
-    rows  {start: list of dicts with bits_ml}
-    """
-    with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(COLUMN, 0.8 * COLUMN), layout="constrained")
-        ax = fig.subplots()
-        for start, values in rows.items():
-            bits = sorted(row["bits_ml"] for row in values)
-            ax.plot(range(1, len(bits) + 1), bits, marker="o", markersize=2.5,
-                    label=f"{start} start", **LINES[start])
-        ax.set(xlabel="image, from the likeliest", ylabel="bits per dimension")
-        if len(rows) > 1:
-            ax.legend()
-        _save(fig, folder, "likelihood")

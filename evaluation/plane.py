@@ -48,13 +48,13 @@ def stretch(net, reach, cells):
 
 
 @torch.no_grad()
-def tears(net, prior_sigma, seed=0):
+def tears(net, prior_sigma):
     """Steps |g(z_k+1) - g(z_k)| / |z_k+1 - z_k| along straight lines within 2 prior_sigma.
 
     -> {"median", "p95", "greatest", "ratio"}, ratio that of p95 to the median, None where the
     median is 0; a generator without tears has a ratio of at most 4.
     """
-    device, generator = next(net.parameters()).device, torch.Generator().manual_seed(seed)
+    device, generator = next(net.parameters()).device, torch.Generator().manual_seed(0)
     turn, square = torch.rand(2, TEAR_LINES, 2, generator=generator)     # uniform over the disk
     angle, radius = 2 * math.pi * turn, TEAR_RADIUS * prior_sigma * square.sqrt()
     ends = torch.stack([radius * angle.cos(), radius * angle.sin()], 2)

@@ -34,6 +34,7 @@ from evaluation.modes import (
 SPACING, REACH = 0.8, 4.5          # of the lattice, in stds of the mode
 MOST_POINTS = 8_000    # of one lattice
 ROUNDS = 8
+WIDER = 1.5            # factor of the stds of modes in importance sampling
 
 
 class Evidence(NamedTuple):
@@ -194,13 +195,13 @@ def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
     return sigma, evidence
 
 
-def importance(joint, modes, sigma, n_draws=128, seed=0, widen=1.5):
+def importance(joint, modes, sigma, n_draws=128):
     """log p(I_i) by importance sampling from the mixture of the modes, their stds widened.
 
     Returns estimates (n,) and their standard errors (n,), nats. What no mode covers is not seen.
     """
-    generator = torch.Generator().manual_seed(seed)
-    wide = modes._replace(factor=widen * modes.factor)
+    generator = torch.Generator().manual_seed(0)
+    wide = modes._replace(factor=WIDER * modes.factor)
     estimates, errors = [], []
     for i in modes.image.unique().tolist():
         own = wide.of(i)

@@ -226,18 +226,13 @@ def test_leave_one_out_r2_equals_refitting():
     assert row["loo_r2"] < row["linear_r2"] <= row["isotonic_r2"]
 
 
-@pytest.mark.parametrize("nz", [1, 2, 5])
-def test_factors_of_latents_of_any_dimension_are_measured_and_drawn(nz, tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(6, nz, generator=generator)
+@pytest.mark.parametrize("nz", [1, 5])
+def test_factors_of_latents_of_any_dimension(nz):
+    z = torch.randn(6, nz, generator=torch.Generator().manual_seed(0))
     truth = {"lion": np.linspace(0, 1, 6), "turn": np.array([-1, 1, 0, 0.5, -0.5, 0.2])}
     rows = factors.rows(z, truth)
     assert 0 <= rows[-1]["procrustes"] <= 1 and set(rows[0]) == set(factors.HEADS)
     assert (rows[0]["loo_r2"] is None) == (nz == 5)          # six numbers, fitted to six images
-    factors.draw(z, truth, 1.0, [tmp_path / "factors.png", tmp_path / "factors.pdf"])
-    with Image.open(tmp_path / "factors.png") as picture:
-        assert picture.width > 900 and len(picture.getcolors(10**6)) > 50
-    assert (tmp_path / "factors.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_constant_factor_or_latents():
