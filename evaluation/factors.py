@@ -75,7 +75,7 @@ def _row(factor, z, values):
     row["linear_r2"] = float(1 - np.square(values - fitted).sum() / total)
     if leverage.max() < 1 - 1e-9:
         row["loo_r2"] = float(1 - np.square((values - fitted) / (1 - leverage)).sum() / total)
-    rising = IsotonicRegression().fit_transform(z @ coefficients[1:], values)  # rising, as its direction is
+    rising = IsotonicRegression().fit_transform(z @ coefficients[1:], values)
     return row | {"isotonic_r2": float(1 - np.square(values - rising).sum() / total)}
 
 

@@ -19,7 +19,7 @@ from evaluation.modes import find_modes, refine, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from explorer.pictures import MOST_RECON
 from inference.measures import generate, mean_squared_error, psnr
-from inference.posterior import Posterior, frozen, sample_gaussian_prior, squared_distances
+from inference.posterior import frozen, sample_gaussian_prior, squared_distances
 from runs.device import DTYPES
 from runs.options import UserError
 from runs.tables import write_tables
@@ -27,7 +27,6 @@ from utils import save_recon
 
 N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
 N_STARTS = 8               # ... and how many of them are refined
-AT_ONCE = 64               # images that go through the network together
 LEAST_REST = 3             # training images that PCA with two components needs
 NEAREST = "nearest training image"
 LABELS = {"abp": "ABP", "pca": "PCA, d = 2", "fa": "FA, d = 2"}
@@ -101,23 +100,17 @@ def infer(net, images, config):
     descents, and the lowest end wins. net as of posterior.frozen; images (n, 3, S, S).
     Returns z (n, nz) on the network's device.
     """
-    device, sigma, prior_sigma = next(net.parameters()).device, config.mse_sigma, config.prior_sigma
-    images = images.to(device)
+    joint, sigma = Joint(net, images, config.prior_sigma), config.mse_sigma
     generator = torch.Generator().manual_seed(config.seed)
-    draws = sample_gaussian_prior(N_DRAWS, config.nz, prior_sigma, generator).to(device)
-    parts = [squared_distances(images, net(part)) for part in draws.split(AT_ONCE)]
-    energy = torch.cat(parts, 1) / (2 * sigma**2) + draws.square().sum(1) / (2 * prior_sigma**2)
+    draws = sample_gaussian_prior(N_DRAWS, config.nz, config.prior_sigma, generator).double()
+    prior = draws.square().sum(1) / (2 * config.prior_sigma**2)
+    energy = joint.distances(draws) / (2 * sigma**2) + prior
     start = draws[energy.topk(N_STARTS, largest=False).indices].flatten(0, 1)
-    image_of = torch.arange(len(images), device=device).repeat_interleave(N_STARTS)
-
-    def local(index, z):
-        values = [Posterior(net, images[image_of[i]], sigma, prior_sigma).local(part)
-                  for i, part in zip(index.split(AT_ONCE), z.split(AT_ONCE), strict=True)]
-        return tuple(torch.cat(value) for value in zip(*values, strict=True))
-
-    z, energy, _, _ = refine(local, start)
+    image_of = torch.arange(len(images)).repeat_interleave(N_STARTS)
+    z, energy, _, _ = refine(lambda i, z: joint.local(image_of[i], z, sigma), start)
     best = energy.view(-1, N_STARTS).argmin(1)
-    return z.view(-1, N_STARTS, config.nz)[torch.arange(len(images), device=device), best]
+    z = z.view(-1, N_STARTS, config.nz)[torch.arange(len(images)), best]
+    return z.float().to(joint.device)
 
 
 def _fit_fold(config, images, names, held_out, device, precision):

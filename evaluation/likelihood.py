@@ -23,7 +23,7 @@ FORMS = {"log_p": ".2f", "log_p_ml": ".2f", "error": ".1e", "error_ml": ".1e", "
 class Joint:
     """log p(z, I_i) of a generator and its images: float32 forward, float64 sums over pixels.
 
-    net          any module z (m, 2) -> images (m, 3, S, S); its device is where the networks run
+    net          any module z (m, nz) -> images (m, 3, S, S); its device is where the networks run
     images       (n, 3, S, S) in [-1, 1]
     prior_sigma  std of the prior of z
     search       dtype of the networks in searches and chains; values are always float32
@@ -67,7 +67,7 @@ class Joint:
         return [value.to(self.device).split(BATCH) for value in values]
 
     def log_joint(self, squared_error, index, z, sigma):
-        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I), from |I_i - g(z)|^2: (m,)."""
+        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I_2), by |I_i - g(z)|^2: (m,)."""
         log_noise = self.n_values[index] / 2 * math.log(2 * math.pi * sigma**2)
         log_prior = (-z.double().square().sum(-1) / (2 * self.prior_sigma**2)
                      - math.log(2 * math.pi * self.prior_sigma**2))
