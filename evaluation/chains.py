@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import torch
 
-import abp
+from inference import samplers
 from inference.posterior import sample_gaussian_prior
 from inference.samplers import TARGET_WALK, rw_mh
 from runs.files import set_seed
 
-SAMPLERS = abp.SAMPLERS | {"rw_mh": rw_mh}
-TARGETS = abp.TARGETS | {"rw_mh": TARGET_WALK}
+SAMPLERS = samplers.SAMPLERS | {"rw_mh": rw_mh}
+TARGETS = samplers.TARGETS | {"rw_mh": TARGET_WALK}
 N_CHAINS = 4                   # for each image
 N_DRAWS = 96                   # of the prior, from which a chain is started
 STUCK = 10.0  # nats above the best mode at which a chain counts as stuck; 1 is expected

@@ -1,1 +1,1 @@
-"""The other generative models of the lectures, a file each, held to bars that a broken one fails."""
+"""The other generative models of the lectures, one file each, and a sheet that compares them."""

@@ -1,29 +1,28 @@
-"""Alternating back-propagation itself (abp.py), as a member of the zoo: what the others are compared with."""
+"""Alternating back-propagation (abp.py), the model that the others are compared with."""
 import torch
 
 from abp import ABP, Config
 from evaluation.holdout import infer
 from inference.posterior import frozen
-from zoo.core import n_parameters
-from zoo.measure import evidence, likeliest_sigma
+from zoo.metrics import evidence, likeliest_sigma
+from zoo.networks import n_parameters
 
-FULL = 128                       # side for which the defaults of abp.py were chosen
+FULL = 128                       # image side for which the defaults of abp.Config were chosen
 
 
 class Alternating:
-    """A generator that ABP trained on data (n, 3, S, S) in [-1, 1], warm start, with config (abp.Config)."""
-    exact = True
+    """A generator trained by ABP, warm start: config (abp.Config), data (n, 3, S, S) in [-1, 1]."""
 
     def __init__(self, config, data):
         model = ABP(config, data, "warm")
-        for _ in model.train():
+        for _ in model:
             pass
-        self.config, self.net, self.z, self.sigma = config, frozen(model.net), model.z, config.mse_sigma
-        self.n_parameters = n_parameters(self.net)
+        self.config, self.net, self.z = config, frozen(model.net), model.z
+        self.sigma, self.n_parameters = config.mse_sigma, n_parameters(model.net)
 
     @torch.no_grad()
     def sample(self, n):
-        """g(z), z ~ N(0, I), without the noise: (n, 3, S, S)."""
+        """g(z), z ~ N(0, prior_sigma^2 I), without the noise: (n, 3, S, S)."""
         return self.net(self.config.prior_sigma * torch.randn(n, self.config.nz))
 
     @torch.no_grad()
@@ -32,20 +31,20 @@ class Alternating:
         return self.net(infer(self.net, x, self.config))
 
     def log_prob(self, x):
-        """log p(x) in nats by adaptive quadrature over the latent plane, at self.sigma: -> (n,) float64."""
+        """Estimate of log p(x; self.sigma) in nats by quadrature over z: -> (n,) float64."""
         z = infer(self.net, x, self.config)
         return evidence(self.net, x, self.sigma, z, self.config.prior_sigma).log_p
 
 
-def settings(side, seed=0, **options):
-    """abp.Config for pictures of another side, with as much noise on a picture, sigma^2 / D, as at FULL."""
-    return Config(**{"img_size": side, "start": "warm", "mse_sigma": Config.mse_sigma * side / FULL,
-                     "sigma_start": Config.sigma_start * side / FULL, "device": "cpu", "precision": "fp32",
-                     "seed": seed} | options)
+def settings(side, **options):
+    """abp.Config for images of another side, with the ratio sigma^2 / D of the defaults at FULL."""
+    scale = side / FULL
+    return Config(**{"img_size": side, "start": "warm", "mse_sigma": scale * Config.mse_sigma,
+                     "sigma_start": scale * Config.sigma_start, "seed": 0} | options)
 
 
-def animals(data, seed=0):
-    """ABP with its default number of epochs; afterwards sigma is the likeliest one for the data."""
-    model = Alternating(settings(data.shape[-1], seed), data)
+def animals(data):
+    """ABP with its default number of epochs, then the sigma of maximum likelihood."""
+    model = Alternating(settings(data.shape[-1]), data)
     model.sigma = likeliest_sigma(model.net, data, model.z)
     return model

@@ -1,171 +1,188 @@
-"""Boundary-seeking GAN (BGAN): a generator of bits, which learns from weighted samples of its own.
+"""Boundary-seeking GAN (BGAN): a generator of bits that learns from weighted samples of its own.
 
-    z ~ N(0, I),   g(x | z) = prod_i sigmoid(x_i a_i(z)),   x in {-1, 1}^d,   a(z) the generator's logits
+    z ~ N(0, I),   g(x | z) = prod_i sigmoid(x_i a_i(z)),   x in {-1, 1}^d,   a(z) logits of G
 
-    (1) discriminate:  ascend V(F) = E log D(x) + E log(1 - D(x')),  D = sigmoid(F),  in the weights of D
-    (2) generate:      z_n ~ N(0, I), x_nm ~ g(x | z_n); descend -sum_nm w~_nm log g(x_nm | z_n), w~ held
-                       fixed, in those of G, where w~ = e^F / sum of e^F over all n and m
+    (1) discriminate:  ascend V(F) = E log D(x) + E log(1 - D(x')), D = sigmoid(F), in D's weights
+    (2) generate:      z_n ~ N(0, I), x_nm ~ g(x | z_n); descend -sum_nm w_nm log g(x_nm | z_n) in
+                       G's weights, with w_nm = e^F(x_nm) / sum of e^F over all n and m held fixed
 
-Hjelm, Jacob, Che, Trischler, Cho and Bengio, Boundary-Seeking Generative Adversarial Networks, ICLR 2018,
-Algorithm 1, whose w~ add up to 1 for each z. The losses, one function each, are in boundary.py.
+Hjelm, Jacob, Che, Trischler, Cho and Bengio, Boundary-Seeking Generative Adversarial Networks, ICLR
+2018, Algorithm 1. At its best F = log p/q, so that samples of q weighted by e^F stand for the data
+p, and step (2) follows the gradient of KL(p || q). This holds only if weights are normalised over
+the batch; the paper normalises them for each z.
 
-Not the paper's: a channel turns over bits of real and of generated items, fewer and fewer, before D reads
-them. What D judges is then g after the channel, and so log g is that of the bits after it, too:
-sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). Unlike a(z) it never says that a bit is certain, so that every
-z goes on to draw, and to learn from, what it has not drawn before. And D has the gradient penalty of gan.py.
+Not in the paper: a channel flips bits of real and generated items before D reads them, at a rate r
+that falls to 0. The model of what D reads is g after the channel, so log g is taken there too:
+sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). No bit is ever certain, so every z keeps drawing,
+and learning from, patterns it has not drawn before. D has the gradient penalty of gan.py.
 """
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from inference.measures import to_side
-from runs.files import set_seed
-from zoo import boundary, core, gan
+from zoo import gan
+from zoo.networks import mlp
 
-SIDE = 16                        # of the pictures in black and white
-LOG_Z_DECAY = 0.995              # of the running mean of log Z, in a step of G
-LEAST = 1e-6                     # a bit's probability is as far from 0 and 1, so that its logarithm is finite
-FORMS = {                        # losses of logits F (n, m), log g (n, m) and the running log Z
-    "batch": lambda logit, log_g, log_z: boundary.importance_loss(boundary.normalised(logit), log_g),
-    "per z": lambda logit, log_g, log_z: boundary.importance_loss(boundary.normalised(logit, True), log_g),
-    "uniform": lambda logit, log_g, log_z: -log_g.mean(),
-    "reinforce": boundary.reinforce_loss,
+WIDTH = 128                      # of the two hidden layers of G and of D
+M = 16                           # samples x of each z in a step of G
+EPS = 1e-6                       # least probability of a bit, so that logarithms are finite
+
+
+class Divergence(NamedTuple):
+    """An f-divergence D_f(p || q) = E_q f(p / q); functions of tensors, elementwise."""
+    f: Callable                  # u = p / q > 0 -> f(u)
+    nu: Callable                 # logit F -> statistic T = f'(e^F), in the domain of f*
+    conjugate: Callable          # T -> f*(T), the convex conjugate of f
+
+
+DIVERGENCES = {
+    "GAN": Divergence(                                                # D_f = 2 JSD - log 4
+        lambda u: u * u.log() - (u + 1) * (u + 1).log(),
+        lambda logit: -F.softplus(-logit), lambda t: -(-torch.expm1(t)).log()),
+    "Jensen-Shannon": Divergence(                                     # D_f = 2 JSD
+        lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log(),
+        lambda logit: math.log(2) - F.softplus(-logit), lambda t: -(2 - t.exp()).log()),
+    "KL": Divergence(
+        lambda u: u * u.log(), lambda logit: logit + 1, lambda t: (t - 1).exp()),
+    "reverse KL": Divergence(
+        lambda u: -u.log(), lambda logit: -(-logit).exp(), lambda t: -1 - (-t).log()),
+    "squared Hellinger": Divergence(
+        lambda u: (u.sqrt() - 1).square(), lambda logit: 1 - (-logit / 2).exp(),
+        lambda t: t / (1 - t)),
 }
 
 
+def importance_weights(logit, divergence):
+    """w = df*/dT at T = nu(F), the weight of a sample: e^F for every divergence (Theorem 1)."""
+    t = divergence.nu(logit).detach().requires_grad_(True)
+    return torch.autograd.grad(divergence.conjugate(t).sum(), t)[0]
+
+
+def importance_loss(logit, log_g):
+    """-sum w log g with w = softmax of F over the batch, held fixed: (n, m), (n, m) -> ()."""
+    w = logit.detach().flatten().softmax(0).view_as(logit)
+    return -(w * log_g).sum()
+
+
+def squared_loss(logit):
+    """E F^2 of the logits of items (n,) -> (); its minimum, 0, is the boundary D = 1/2."""
+    return logit.square().mean()
+
+
 def channel(logits, rate):
-    """Logits of bits after each was turned over with probability `rate`; the shape of logits."""
-    return torch.logit(rate + (1 - 2 * rate) * logits.sigmoid(), eps=LEAST)
+    """Logits of bits after each is flipped with probability `rate`; same shape."""
+    return torch.logit(rate + (1 - 2 * rate) * logits.sigmoid(), eps=EPS)
 
 
 def draw(logits):
-    """Bits in {-1, 1} of the shape of their logits, each 1 with probability sigmoid(logit); no gradient."""
+    """Bits in {-1, 1}, each 1 with probability sigmoid(logit), same shape; no gradient."""
     return 2 * torch.bernoulli(logits.detach().sigmoid()) - 1
 
 
 def log_bits(x, logits):
-    """log g(x | z) = sum_i log sigmoid(x_i a_i), nats: x (n, m, ...), logits a (n, 1, ...) -> (n, m)."""
-    return F.logsigmoid(x * logits).flatten(2).sum(2)
+    """log g(x | z) = sum_i log sigmoid(x_i a_i), nats: x (n, m, d), a (n, 1, d) -> (n, m)."""
+    return F.logsigmoid(x * logits).sum(2)
 
 
 class BGAN(gan.GAN):
-    """A generator of bits and the discriminator that teaches it.
+    """A generator of items of d bits and its discriminator.
 
-    generator  z (n, nz) -> logits (n, ...) of bits that are 1 and not -1; may have batch normalisation:
-               by the batch in fit, by running means afterwards
-    form       of the generator's loss: "batch", weights that add up to 1 over z and m; "per z", over m alone,
-               as in the paper; "reinforce"; "uniform", all weights the same, which teaches nothing
-    m          samples x of each z in a step of G
-    flips      share of bits that the channel turns over at first, below 1/2; along a line to 0
-    nz, k, r1, lr, batch as of gan.GAN
+    The generator has batch normalisation: by the batch in fit, by running means afterwards.
+
+    flips   fraction of bits that the channel flips at first, below 1/2; falls linearly to 0
+    nz, r1  as in gan.GAN
     """
 
-    def __init__(self, generator, discriminator, nz, *, form="batch", m=16, flips=0.07, k=1, r1=0.05, lr=3e-3,
-                 batch=64):
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}; it is {form}")
-        if m < 1 or not 0 <= flips < 0.5:
-            raise ValueError(f"m must be at least 1, and flips from 0 to below 1/2; they are {m}, {flips}")
-        super().__init__(generator, discriminator, nz, k=k, augment=self._flip, r1=r1, lr=lr, batch=batch)
-        self.form, self.m, self.flips = form, m, flips
-        self.begun, self.steps = 0, 1                # rounds before this fit, and of it
-        self.log_z = None                            # running mean of log of the mean of e^F
-        self.sizes = []                              # effective samples of the m of a z, mean, of each step
+    def __init__(self, d=16, nz=6, *, flips=0.07, r1=0.05):
+        generator = mlp(nz, WIDTH, WIDTH, d,
+                        activation=lambda: nn.Sequential(nn.BatchNorm1d(WIDTH), nn.ReLU()))
+        super().__init__(generator, mlp(d, WIDTH, WIDTH, 1), nz, augment=self._flip, r1=r1, lr=3e-3,
+                         batch=64)
+        self.flips, self.steps = flips, 1
 
     @property
     def rate(self):
-        """Share of bits that the channel turns over now."""
-        return self.flips * (1 - (len(self.history) - self.begun) / self.steps)
+        """Fraction of bits that the channel flips now."""
+        return self.flips * (1 - len(self.history) / self.steps)
 
     def _flip(self, x):
         return torch.where(torch.rand_like(x) < self.rate, -x, x)
 
     def made(self, z, generator=None):
-        """Bits (n, ...) in {-1, 1} at z (n, nz), before the channel; no gradient."""
+        """Bits (n, d) in {-1, 1} at z (n, nz), before the channel; no gradient."""
         return draw(super().made(z, generator))
 
-    def seen(self, logits):
-        """Logits of the bits as they leave the channel, from those of the generator's bits (n, ...)."""
+    def channel(self, logits):
+        """Logits of the bits after the channel, from those of the generator: (n, d) -> (n, d)."""
         return channel(logits, self.rate)
 
     def generator_loss(self):
-        """The loss of this form on m fresh samples, after the channel, of each of a batch of z -> ()."""
-        logits = self.seen(self.generator(torch.randn(self.batch, self.nz))).unsqueeze(1)
-        x = draw(logits.expand(-1, self.m, *logits.shape[2:]))
+        """importance_loss on M fresh samples of each of a batch of z -> ()."""
+        logits = self.channel(self.generator(torch.randn(self.batch, self.nz))).unsqueeze(1)
+        x = draw(logits.expand(-1, M, -1))
         with torch.no_grad():
-            logit = self.discriminator(x.flatten(0, 1)).view(self.batch, self.m)
-        log_z = boundary.log_mean_weight(logit)
-        self.log_z = log_z if self.log_z is None else self.log_z.lerp(log_z, 1 - LOG_Z_DECAY)
-        self.sizes.append(boundary.effective_size(logit).mean().item())
-        return FORMS[self.form](logit, log_bits(x, logits), self.log_z)
+            logit = self.discriminator(x.flatten(0, 1)).view(self.batch, M)
+        return importance_loss(logit, log_bits(x, logits))
 
-    def fit(self, data, *, steps, seed=0):
-        """Algorithm 1 on data (n, ...) in {-1, 1} for `steps` steps of G -> self; ValueError if no bits."""
-        if not (data.abs() == 1).all():
-            raise ValueError("bits must be -1 or 1; D would tell anything else from the generator's at once")
-        self.begun, self.steps = len(self.history), steps
+    def fit(self, data, steps):
+        """Algorithm 1 on data (n, d) in {-1, 1} for `steps` steps of G; returns self."""
+        self.steps = steps
         self.generator.train()
-        super().fit(data, steps=steps, seed=seed)
+        super().fit(data, steps)
         self.generator.eval()
         return self
 
 
 class ContinuousBGAN(gan.GAN):
-    """A generator of continuous items that seeks the boundary D = 1/2 from both sides, by E F^2: down F even
-    where there are too few fakes, F > 0.
-    """
+    """The form for continuous items: G descends E F^2, away from F > 0 as well as from F < 0."""
 
     def generator_loss(self):
         """E F^2 on fresh fakes -> ()."""
-        return boundary.squared_loss(self.logits(self.made(torch.randn(self.batch, self.nz))))
+        return squared_loss(self.logits(self.made(torch.randn(self.batch, self.nz))))
 
 
-def bits_gan(d=16, nz=6, width=128, make=BGAN, **options):
-    """A BGAN of items (n, d), 128 units a layer; options as of BGAN, or of a class that is made as it is."""
-    generator = core.mlp(nz, width, width, d,
-                         activation=lambda: nn.Sequential(nn.BatchNorm1d(width), nn.ReLU()))
-    return make(generator, core.mlp(d, width, width, 1), nz, **options)
+SIDE = 16                        # of a black-and-white picture, pixels
 
-
-# ---------------------------------------------------------------------------------------------------- animals
 
 class Silhouettes:
-    """A BGAN of pictures in black and white, SIDE x SIDE, as a sampler of images in [-1, 1]."""
-    view = f"{SIDE} x {SIDE}, 2 greys"
+    """A BGAN of black-and-white pictures as a sampler of images in [-1, 1]."""
 
     def __init__(self, model):
-        self.model, self.n_parameters, self.history = model, model.n_parameters, model.history
+        self.model, self.n_parameters = model, model.n_parameters
 
     def sample(self, n):
-        """n images (n, 3, SIDE, SIDE), each value -1 or 1, the same in all colours."""
-        return shown(self.model.sample(n))
+        """n images (n, 3, SIDE, SIDE); every value is -1 or 1, the same in all colours."""
+        return to_images(self.model.sample(n))
 
 
-def silhouettes(images):
-    """Images (n, 3, S, S) -> bits (n, SIDE^2): grey, pixels averaged, 1 above the median of the same image.
+def to_bits(images):
+    """Images (n, 3, S, S) -> bits (n, SIDE^2): grey, 1 above the median of the image.
 
-    So half of the bits are 1, however dark the image is.
+    Half of the bits are 1 however dark the image is.
     """
     grey = to_side(images, SIDE).mean(1).flatten(1)
     return torch.where(grey > grey.median(1, keepdim=True).values, 1.0, -1.0)
 
 
-def shown(bits):
-    """Bits (n, SIDE^2) -> images (n, 3, SIDE, SIDE), each value -1 or 1, the same in all colours."""
+def to_images(bits):
+    """Bits (n, SIDE^2) -> images (n, 3, SIDE, SIDE)."""
     return bits.view(-1, 1, SIDE, SIDE).expand(-1, 3, -1, -1)
 
 
 def seen(images):
-    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, SIDE, SIDE), in black and white."""
-    return shown(silhouettes(images))
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, SIDE, SIDE), black and white."""
+    return to_images(to_bits(images))
 
 
-def animals(data, seed=0, steps=3000):
-    """The BGAN of images (n, 3, S, S) in [-1, 1] and of their mirror images, in black and white.
+def animals(data, steps=3000):
+    """BGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, in black and white.
 
-    D has few images, and 256 bits to tell each by: more bits are turned over, and the penalty is larger.
+    With few images D needs more flips and a larger penalty.
     """
-    set_seed(seed)
-    model = bits_gan(SIDE**2, nz=8, flips=0.2, r1=0.5)
-    return Silhouettes(model.fit(silhouettes(torch.cat([data, data.flip(3)])), steps=steps, seed=seed))
+    model = BGAN(SIDE**2, nz=8, flips=0.2, r1=0.5)
+    return Silhouettes(model.fit(to_bits(torch.cat([data, data.flip(3)])), steps))

@@ -1,11 +1,9 @@
-"""Probabilistic PCA and factor analysis: the linear models that a generator network generalises.
+"""Factor analysis: the linear model that a generator network generalises.
 
-    x = mu + W' z + eps,   z ~ N(0, I_d),   eps ~ N(0, Psi);   p(x) = N(mu, W'W + Psi)
+    x = mu + W' z + eps,   z ~ N(0, I_d),   eps ~ N(0, diag(psi));   p(x) = N(mu, W'W + diag(psi))
 
-    pPCA   Psi = sigma^2 I, maximum likelihood in closed form     Tipping and Bishop 1999, Eqs. 7 and 8
-    FA     Psi = diag(psi), by expectation maximisation           Rubin and Thayer 1982
-
-The fits and the density are those of evaluation/linear.py. Here they draw samples, and are held to bars.
+Maximum likelihood by expectation maximisation (Rubin and Thayer 1982). The fit and the density are
+those of evaluation/linear.py; here the model also draws samples.
 """
 import torch
 
@@ -13,38 +11,27 @@ from evaluation.linear import fit_fa
 
 
 class Factors:
-    """A fitted linear model (evaluation.linear.Linear) as the zoo sees it."""
-    exact = True
+    """A fitted linear model (evaluation.linear.Linear) of items of the given shape."""
 
     def __init__(self, linear, shape):
         self.linear, self.shape = linear, shape
-
-    @property
-    def n_parameters(self):
-        """mu, W and the noise; W counts whole, though a rotation of z leaves p(x) as it is."""
-        return self.linear.mean.numel() + self.linear.weights.numel() + self.linear.noise.numel()
+        parts = linear.mean, linear.weights, linear.noise
+        self.n_parameters = sum(part.numel() for part in parts)
 
     def sample(self, n):
-        """E[x | z] = mu + W' z, z ~ N(0, I), without the noise, as a generator shows it: (n, *shape)."""
+        """E[x | z] = mu + W' z, z ~ N(0, I), without the noise: (n, *shape) float64."""
         z = torch.randn(n, len(self.linear.weights), dtype=torch.float64)
         return (self.linear.mean + z @ self.linear.weights).view(n, *self.shape)
 
-    def draw(self, n):
-        """Items x ~ p(x), with their noise: (n, *shape) float64."""
-        noise = self.linear.noise.sqrt() * torch.randn(n, self.linear.mean.numel(), dtype=torch.float64)
-        return self.sample(n) + noise.view(n, *self.shape)
-
     def log_prob(self, x):
-        """log p(x) in nats, (n, *shape) -> (n,) float64."""
+        """log p(x) in nats, exact: (n, *shape) -> (n,) float64."""
         return self.linear.log_density(x)
 
     def reconstruct(self, x):
-        """(n, *shape) -> the same, from the codes of x."""
+        """mu + W' E[z | x]: (n, *shape) -> the same."""
         return self.linear.reconstruct(x)
 
 
-# ---------------------------------------------------------------------------------------------------- animals
-
-def animals(data, seed=0):
-    """Factor analysis with 2 factors, as many as the latents of ABP: data (n, 3, S, S) -> Factors."""
+def animals(data):
+    """Factor analysis of images (n, 3, S, S) with 2 factors, as many as ABP has -> Factors."""
     return Factors(fit_fa(data, 2), data.shape[1:])

@@ -1,33 +1,37 @@
-"""MaskGAN: missing tokens of a string are filled in, and a discriminator says of each whether it looks real.
+"""MaskGAN: fills in missing tokens of a string; a discriminator judges every filled token.
 
-    m(x)                                          x with a mask token wherever a token is missing
-    G(x_t | x_<t, m(x))                           the generator draws the missing tokens from the left
-    D(x_t | x_<=t, m(x)) = sigmoid(a_t)           the discriminator says of each token: real, not drawn
-    r_t = log D(x_t | x_<=t, m(x)),               reward of a drawn token
-    R_t = sum_{s >= t, s missing} c^(s - t) r_s   discounted return over missing positions alone
+    m(x)                                          x with a mask token for every missing token
+    G(x_t | x_<t, m(x))                           the generator draws missing tokens left to right
+    D(x_t | x_<=t, m(x)) = sigmoid(a_t)           probability that token t is real, not drawn
+    r_t = log D(x_t | x_<=t, m(x))                reward of a drawn token
+    R_t = sum_{s >= t, s missing} c^(s - t) r_s   discounted return over missing positions
 
-    (1) discriminate:  ascend E log D of real tokens + E log(1 - D) of drawn ones, at missing positions
-    (2) generate:      ascend E sum_t (R_t - b_t) log G(x_t | x_<t, m(x)), R - b held fixed (REINFORCE)
+    (1) discriminate:  ascend E log D of real tokens + E log(1 - D) of drawn ones, where missing
+    (2) generate:      ascend E sum_t (R_t - b_t) log G(x_t | x_<t, m(x)), R - b fixed (REINFORCE)
     (3) criticise:     descend E (R_t - b_t)^2 in the weights of the critic b_t = b(x_<t, m(x))
 
-Fedus, Goodfellow and Dai, MaskGAN: Better Text Generation via Filling in the ______, ICLR 2018. Before the
-game the generator learns by maximum likelihood: first with every token missing, as a language model, then as
-a filler. Left there, it is their baseline MaskMLE. As there, all three nets are alike (zoo/fillers.py): an
-encoder reads m(x), a decoder reads the string and attends to what the encoder saw. What is not theirs: the
-embedding knows the place of a token, and the critic has weights of its own.
+Fedus, Goodfellow and Dai, MaskGAN: Better Text Generation via Filling in the ______, ICLR 2018.
+Before the game the generator is fitted by maximum likelihood: first with all tokens missing, as a
+language model, then as a filler. That alone is their baseline MaskMLE. All three networks are
+those of infilling.py. Not in the paper: the embedding of the position, and a critic with weights
+of its own.
 
-Strings are int64 (n, T) in 0 .. V - 1; missing (n, T) is bool, True where a token must be drawn.
+Strings are int64 (n, T) in 0 .. v - 1; missing (n, T) is bool, True where a token must be drawn.
 """
+import itertools
 import math
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from runs.files import set_seed
-from zoo import core, gan, views
-from zoo.fillers import Filler, Reader
+from zoo import gan, networks, views
+from zoo.infilling import Filler, Reader
+from zoo.train import alternate, descend
+
+FIT_LR = 8e-3                    # learning rate of G by maximum likelihood, falling
+PREPARE_LR = 4e-3                # of D and critic before the game, falling
+GAME_LR = 1e-3, 1e-4, 1e-3       # of D, G and critic in the game
+ALL_MISSING = 0.2                # fraction of G's steps by likelihood with all tokens missing
 
 
 def returns(rewards, missing, discount):
@@ -39,109 +43,82 @@ def returns(rewards, missing, discount):
     return torch.stack(sums[::-1], 1)
 
 
-def advantages(returns, values, clip):
-    """A_t = R_t - b_t, held within +- clip: (n, T), (n, T) -> (n, T)."""
-    return (returns - values).clamp(-clip, clip)
-
-
 def policy_loss(log_p, advantages, missing):
-    """-A_t log G(x_t), mean over missing positions, A held fixed: (n, T) each -> ()."""
+    """-(R_t - b_t) log G(x_t), mean over missing positions, R - b fixed: (n, T) each -> ()."""
     return -(advantages.detach() * log_p)[missing].mean()
 
 
 def critic_loss(values, returns, missing):
-    """(R_t - b_t)^2, mean over missing positions, R held fixed: (n, T) each -> ()."""
+    """(R_t - b_t)^2, mean over missing positions, R fixed: (n, T) each -> ()."""
     return (returns.detach() - values)[missing].square().mean()
 
 
 def discriminator_loss(real, drawn, missing):
-    """-E log D of real tokens - E log(1 - D) of drawn ones at missing positions, of logits (n, T) -> ()."""
+    """-E log D - E log(1 - D) at missing positions, of logits (n, T) of real and drawn -> ()."""
     return -gan.value(real[missing], drawn[missing])
 
 
 class MaskGAN:
     """A filler, and the discriminator and critic that teach it.
 
-    v, length  as of Reader
-    holes      n -> missing (n, T) bool, at least one True: how holes are drawn while training
+    v, length  as in Reader
+    holes      n -> missing (n, T) bool, at least one True: draws the holes of a training batch
     discount   c of the returns
-    clip       the advantages R_t - b_t are held within +- clip
-    lr         of Adam, for G by likelihood, and for D and critic before the game: both fall along a cosine;
-               then in the game for G, and for D and critic
+    clip       largest |R_t - b_t|
     batch      strings in a step
-    options    of the three nets: hidden, dropout
+    options    of the three networks: hidden, dropout (in G by likelihood and in D's own steps)
     """
 
-    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, lr=(8e-3, 4e-3, 1e-4, 1e-3), batch=64,
-                 **options):
-        if not 0 <= discount <= 1 or clip <= 0:
-            raise ValueError(f"discount must be within 0 and 1, clip positive; they are {discount}, {clip}")
-        self.holes, self.discount, self.clip, self.lr, self.batch = holes, discount, clip, lr, batch
-        self.generator = Filler(v, length, **options)
-        self.discriminator = Reader(v, length, 1, shifted=False, **options)
-        self.critic = Reader(v, length, 1, shifted=True, **options)
-        nets = self.generator, self.discriminator, self.critic
-        nn.ModuleList(nets).eval()             # dropout is for likelihood, and for D while it learns
-        self.opt_g, self.opt_d, self.opt_b = (torch.optim.Adam(net.parameters(), rate, fused=True)
-                                              for net, rate in zip(nets, (lr[2], lr[3], lr[3]), strict=True))
-        self.history = []        # losses of each step: of G by likelihood, nats of a missing token; of D and
-                                 # critic before the game; of D, G and critic in it
-
-    @property
-    def n_parameters(self):
-        """How many numbers are learned, those of D and of the critic too."""
-        return core.n_parameters(self.generator, self.discriminator, self.critic)
+    def __init__(self, v, length, holes, *, discount=0.89, clip=5.0, batch=64, **options):
+        self.holes, self.discount, self.clip, self.batch = holes, discount, clip, batch
+        self.generator = Filler(v, length, **options).eval()
+        self.discriminator = Reader(v, length, 1, shifted=False, **options).eval()
+        self.critic = Reader(v, length, 1, shifted=True, **options).eval()
+        self.n_parameters = networks.n_parameters(self.generator, self.discriminator, self.critic)
 
     def _batch(self, data):
-        x = data[torch.randint(len(data), (self.batch,))]
-        missing = self.holes(len(x))
-        if not missing.any():
-            raise ValueError("no token is missing: there is nothing to learn from")
-        return x, missing
+        return data[torch.randint(len(data), (self.batch,))], self.holes(self.batch)
 
-    def _descend(self, nets, rate, losses, steps):
-        """Adam on losses(), one for each of the nets; the rate falls along a cosine."""
-        optimizers = [torch.optim.Adam(net.parameters(), rate, fused=True) for net in nets]
-        falling = [CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
-        nets.train()
-        for _ in range(steps):
-            self._round(optimizers, losses())
-            for rates in falling:
-                rates.step()
-        nets.eval()
+    def fit_likelihood(self, data, steps):
+        """MaskMLE: maximum likelihood of the missing tokens of strings (n, T); returns self."""
+        count = itertools.count()
 
-    def _round(self, optimizers, losses):
-        self.history.append(tuple(core.alternate(*zip(optimizers, losses, [1] * len(losses), strict=True))))
-
-    def imitate(self, data, *, steps, alone=0.2):
-        """Maximum likelihood on strings (n, T), MaskMLE -> self.
-
-        alone  share of the steps, the first ones, in which every token is missing: a language model
-        """
-        def surprise():
+        def loss():
             x, missing = self._batch(data)
-            if len(self.history) < begun + alone * steps:
-                missing = torch.ones_like(missing)
+            missing = missing | (next(count) < ALL_MISSING * steps)
             return -self.generator.log_probs(x, missing)[missing].mean()
 
-        begun = len(self.history)
-        self._descend(nn.ModuleList([self.generator]), self.lr[0], lambda: [surprise], steps)
+        descend(self.generator.train().parameters(), loss, steps, FIT_LR)
+        self.generator.eval()
         return self
 
-    def prepare(self, data, *, steps):
-        """Rounds without G's move, so that the game begins with D and critic that know something -> self."""
-        self._descend(nn.ModuleList([self.discriminator, self.critic]), self.lr[1],
-                      lambda: self.losses(*self._batch(data))[::2], steps)
+    def prepare(self, data, steps):
+        """Fit D and critic to the fixed G, before the game; returns self."""
+        def loss():
+            discriminate, _, criticise = self.losses(*self._batch(data))
+            return discriminate() + criticise()                # neither reaches the other's weights
+
+        descend([*self.discriminator.parameters(), *self.critic.parameters()], loss, steps,
+                PREPARE_LR)
         return self
 
-    def judge(self, x, missing):
-        """Logits a_t of D: (n, T) -> (n, T)."""
+    def play(self, data, steps):
+        """Rounds of the game on strings (n, T); returns self."""
+        nets = self.discriminator, self.generator, self.critic
+        optimizers = [torch.optim.Adam(net.parameters(), lr, fused=True)
+                      for net, lr in zip(nets, GAME_LR, strict=True)]
+        for _ in range(steps):
+            alternate(*zip(optimizers, self.losses(*self._batch(data)), (1, 1, 1), strict=True))
+        return self
+
+    def logits(self, x, missing):
+        """a_t of D: (n, T) -> (n, T)."""
         return self.discriminator(x, missing).squeeze(2)
 
     @torch.no_grad()
     def returns(self, x, missing):
         """R_t of filled strings x: (n, T) -> (n, T)."""
-        return returns(F.logsigmoid(self.judge(x, missing)), missing, self.discount)
+        return returns(F.logsigmoid(self.logits(x, missing)), missing, self.discount)
 
     def values(self, x, missing):
         """b_t: (n, T) -> (n, T)."""
@@ -149,18 +126,18 @@ class MaskGAN:
 
     def advantages(self, x, missing):
         """R_t - b_t within +- clip: (n, T) -> (n, T)."""
-        return advantages(self.returns(x, missing), self.values(x, missing), self.clip)
+        return (self.returns(x, missing) - self.values(x, missing)).clamp(-self.clip, self.clip)
 
     def losses(self, x, missing):
-        """Losses of D, G and critic on strings (n, T): functions without arguments, of the same drawn fills.
+        """Losses of D, G and critic on strings (n, T), functions () -> (), of the same fills.
 
-        A new round needs new ones: the fills are drawn before any of them moves G.
+        The fills are drawn here, before any of the three moves.
         """
         drawn = self.generator.fill(x, missing)
 
         def discriminate():
             self.discriminator.train()
-            loss = discriminator_loss(self.judge(x, missing), self.judge(drawn, missing), missing)
+            loss = discriminator_loss(self.logits(x, missing), self.logits(drawn, missing), missing)
             self.discriminator.eval()
             return loss
 
@@ -173,62 +150,52 @@ class MaskGAN:
 
         return discriminate, generate, criticise
 
-    def play(self, data, *, steps):
-        """Rounds of the game on strings (n, T) -> self."""
-        for _ in range(steps):
-            self._round((self.opt_d, self.opt_g, self.opt_b), self.losses(*self._batch(data)))
-        return self
 
-
-# ---------------------------------------------------------------------------------------------------- animals
-
-SIDE, ROWS = views.STRING[1], 4            # of 8 rows of levels four are missing
+SIDE, ROWS = views.STRING[1], 4  # of 8 rows of a picture four are missing
 
 
 def rows_missing(first):
-    """Four rows of 8 x 8 from the rows `first` (n,) on: (n, 64) bool."""
+    """Four rows of an 8 x 8 picture from row `first` (n,) on: (n, 64) bool."""
     row = torch.arange(SIDE).repeat_interleave(SIDE)
     return (row >= first[:, None]) & (row < first[:, None] + ROWS)
 
 
 class Inpainter:
-    """A MaskGAN of small grey pictures, strings of 64 levels: it fills the middle rows of images.
+    """A MaskGAN of small grey pictures, strings of 64 levels, that fills their middle rows.
 
-    It has no sample(n): what it fills depends on what is left of an image.
+    It has no sample(n): a fill depends on the rest of an image.
     """
-    view = f"half of {views.name(views.STRING, views.STRING_LEVELS)}"
 
     def __init__(self, model):
-        self.model, self.n_parameters, self.history = model, model.n_parameters, model.history
+        self.model, self.n_parameters = model, model.n_parameters
 
     def _strings(self, images):
-        return views.to_strings(images), rows_missing(torch.full((len(images),), (SIDE - ROWS) // 2))
+        first = torch.full((len(images),), (SIDE - ROWS) // 2)
+        return views.to_strings(images), rows_missing(first)
 
     def fill(self, images):
-        """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8): their middle rows drawn, the others kept."""
+        """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8) with their middle rows drawn."""
         return views.from_strings(self.model.generator.fill(*self._strings(images)))
 
     def masked(self, images):
-        """What a fill is given, the missing rows in mid grey: (n, 3, S, S) -> (n, 3, 8, 8)."""
+        """What a fill starts from, missing rows mid-grey: (n, 3, S, S) -> (n, 3, 8, 8)."""
         x, missing = self._strings(images)
         return views.from_strings(x).masked_fill(missing.view(-1, 1, SIDE, SIDE), 0.0)
 
     @torch.no_grad()
     def bits_per_dim(self, images):
-        """-log2 p of each missing level of images (n, 3, S, S) given the rest of it; exact."""
+        """-log2 p per missing level of images (n, 3, S, S) given the rest; exact."""
         log_p = self.model.generator.log_prob(*self._strings(images))
         return -log_p.mean().item() / (math.log(2) * ROWS * SIDE)
 
 
-def animals(data, seed=0, steps=100, rounds=100):
-    """Fills of four rows of images (n, 3, S, S) in [-1, 1] as strings of 8 x 8 levels -> Inpainter.
+def animals(data, steps=100, rounds=100):
+    """MaskGAN of images (n, 3, S, S) in [-1, 1] and mirror images, with any four rows missing.
 
-    Any four rows in turn are missing while it learns: `steps` by likelihood, `rounds` without G's move,
-    and as many of the game. Few steps: with so few images every further one learns them by heart.
+    steps by likelihood, then as many rounds without G's move as of the game. More steps overfit.
     """
-    set_seed(seed)
-    strings = views.to_strings(data, mirrored=True)
+    strings = views.to_strings(torch.cat([data, data.flip(3)]))
     model = MaskGAN(views.STRING_LEVELS, strings.shape[1], batch=36, dropout=0.3,
                     holes=lambda n: rows_missing(torch.randint(SIDE - ROWS + 1, (n,))))
-    model.imitate(strings, steps=steps).prepare(strings, steps=rounds)
-    return Inpainter(model.play(strings, steps=rounds))
+    model.fit_likelihood(strings, steps).prepare(strings, rounds)
+    return Inpainter(model.play(strings, rounds))

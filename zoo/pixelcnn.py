@@ -1,25 +1,26 @@
-"""PixelCNN: each pixel's colours from the pixels before it, by masked convolutions.
+"""PixelCNN: each pixel given the pixels before it, by masked convolutions.
 
-    x -> 7 x 7, mask A -> blocks  y + up(conv(down(y)))  -> 1 x 1, 1 x 1 -> softmax of each colour's level
+    x -> 7 x 7, mask A -> blocks y + up(conv(down(y))) -> two 1 x 1 -> softmax over levels
 
     down, up  1 x 1 convolutions from 2h features to h and back
-    conv      3 x 3; all three have mask B, and a ReLU before them
+    conv      3 x 3; all three have mask B and a ReLU in front
 
-Van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, ICML 2016: Section 3.5, the block
-is the left one of Figure 5. What is not theirs: dropout in the blocks, and a channel of ones at the input.
+Van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, ICML 2016, Section 3.5;
+the block is the left one of Figure 5. Not in the paper: dropout in the blocks and the input channel
+of ones.
 
-A stack of such kernels is blind to some pixels above on the right (van den Oord et al., Conditional Image
-Generation with PixelCNN Decoders, NIPS 2016, Section 2.2); here this is measured, not mended.
+Stacked masked kernels have a blind spot above on the right (van den Oord et al., Conditional Image
+Generation with PixelCNN Decoders, NIPS 2016, Section 2.2). It is measured here and not removed.
 """
+import torch
 from torch import nn
 
-from runs.files import set_seed
-from zoo.pixels import MaskedConv2d, PixelModel, Thumbnails, colours_of
-from zoo.views import in_levels
+from zoo import views
+from zoo.autoregressive import MaskedConv2d, PixelModel, Thumbnails, colours_of
 
 
 class Block(nn.Module):
-    """y + up(conv(down(y))): (n, 2 width, h, w) -> the same."""
+    """y + up(conv(down(y))): (n, 2 width, h, w) -> the same shape."""
 
     def __init__(self, width, colours, dropout):
         super().__init__()
@@ -34,28 +35,26 @@ class Block(nn.Module):
 
 
 class PixelCNN(PixelModel):
-    """shape (c, h, w), levels, width h and size as of PixelModel; n_blocks; dropout: share of h set to 0."""
+    """shape (c, h, w), levels and width h as in PixelModel."""
 
-    def __init__(self, shape, levels, width=24, n_blocks=4, size=(7, 7), dropout=0.3):
+    def __init__(self, shape, levels, width=24, n_blocks=4, dropout=0.3):
         blocks = [Block(width, shape[0], dropout) for _ in range(n_blocks)]
-        super().__init__(shape, levels, width, blocks, size)
+        super().__init__(shape, levels, width, blocks)
 
-
-# ---------------------------------------------------------------------------------------------------- animals
 
 VIEW = (3, 16, 16), 8
 
 
 def seen(images):
     """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 16, 16) in 8 levels."""
-    return in_levels(images, *VIEW)
+    return views.in_levels(images, *VIEW)
 
 
-def animals(data, seed=0, steps=600):
-    """Images (n, 3, S, S) in [-1, 1] as thumbnails of 16 x 16 in 8 levels -> pixels.Thumbnails.
+def animals(data, steps=600):
+    """PixelCNN of images (n, 3, S, S) in [-1, 1] and their mirror images, 16 x 16 in 8 levels.
 
-    Few steps and much dropout: with so few images every further step goes into learning them by heart.
+    More steps or less dropout overfit these few images.
     """
-    set_seed(seed)
-    model = PixelCNN(*VIEW, width=36, dropout=0.3)
-    return Thumbnails(model).fit(data, steps=steps, seed=seed, batch=12)
+    model = Thumbnails(PixelCNN(*VIEW, width=36), *VIEW)
+    model.model.fit(model.encode(torch.cat([data, data.flip(3)])), steps, batch=12)
+    return model

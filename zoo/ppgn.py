@@ -1,24 +1,23 @@
-"""Plug and play generative networks (PPGN): a prior of codes, a generator, and any classifier that steers.
+"""Plug and play generative networks (PPGN): a prior of codes, a generator, a classifier.
 
     p(h | y)  prop. to  p(h) C(y | G(h))
     h <- h + e1 (R(h) - h) + e2 d/dh log C(y | G(h)) + e3 n,    n ~ N(0, I)
 
-Nguyen, Clune, Bengio, Dosovitskiy and Yosinski, Plug & Play Generative Networks, CVPR 2017. R is a denoising
-autoencoder, taught to take noise of std s away: at its best R(h) - h = s^2 d/dh log p_s(h), where p_s is p
-smoothed by N(0, s^2 I) (Alain and Bengio, JMLR 2014). So the update is Langevin dynamics, with the step t of
-samplers.langevin, on p_s(h) C(y | G(h)) if e1 = t^2 / (2 s^2), e2 = t^2 / 2 and e3 = t. A Metropolis test
-needs the density itself: where the prior is known, as that of ABP's latent is, samplers.mala has one.
+Nguyen, Clune, Bengio, Dosovitskiy and Yosinski, Plug & Play Generative Networks, CVPR 2017. R is a
+denoising autoencoder for noise of std s: the optimal one has R(h) - h = s^2 d/dh log p_s(h), where
+p_s is p smoothed by N(0, s^2 I) (Alain and Bengio, JMLR 2014). With e1 = t^2 / (2 s^2), e2 = t^2 /
+2 and e3 = t the update is Langevin dynamics with step t on p_s(h) C(y | G(h)). Where the prior is
+known, as that of ABP's latent is, inference.samplers.mala adds the Metropolis test.
 
-    DGN-AM     R = 0, as of N(0, I): an L2 penalty on h; no noise
+    DGN-AM     R = 0, as for N(0, I): an L2 penalty on h; no noise
     PPGN-x     h is the item itself, R a denoiser of items
     PPGN-h     R a denoiser of codes
-    Joint      R(h) = E(G(h)), E the encoder whose codes G turns into items, G taught with noise on both
-    noiseless  the same with no noise, neither in teaching nor in the update
+    Joint      R(h) = E(G(h)), E the encoder whose codes G inverts, G trained with noise on both
+    noiseless  the same without noise in training and update
 
-Deliberately not as in the released sampler: the gradient is that of log softmax, not of the target's logit
-alone; no step is divided by the size of its gradient, so that noise stays noise; codes are not clipped, but R
-is bounded (tanh); and e1 has its 1 / s^2. G has no adversary: for 64 pixels image and feature losses are
-enough.
+Not as in the released sampler: the gradient is that of log softmax, not of the target's logit
+alone; steps are not divided by the norm of their gradient; codes are not clipped, but R is bounded
+(tanh); e1 has its factor 1 / s^2; and G has no adversary, only image and feature losses.
 """
 from typing import NamedTuple
 
@@ -29,36 +28,41 @@ from torch.nn import functional as F
 from inference.measures import to_side
 from inference.samplers import TARGET_GRADIENT, mala
 from zoo import abp
-from zoo.codes import fit_classifier
-from zoo.core import n_parameters
 from zoo.gan import augment
+from zoo.networks import mlp, n_parameters
+from zoo.train import descend
+
+BATCH = 128                      # items of a learning step
 
 
 class Rates(NamedTuple):
-    """What multiplies the three terms of the update."""
+    """Factors of the three terms of the update."""
     prior: float                 # e1, of R(h) - h
     steer: float                 # e2, of d/dh log C
     noise: float                 # e3, std in units of h
 
 
 def langevin_rates(t, s, weight=1.0):
-    """The Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight, s the std of R's noise."""
+    """Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight, s the std of R's noise.
+
+    Raises ValueError unless t and s are above 0.
+    """
     if t <= 0 or s <= 0:
-        raise ValueError(f"the step and the noise of the denoiser must be above 0; they are {t}, {s}")
+        raise ValueError("the step and the noise of the denoiser must be above 0; "
+                         f"they are {t}, {s}")
     return Rates(t**2 / (2 * s**2), weight * t**2 / 2, t)
 
 
 def log_class(logits, y):
     """log C(y | x) in nats of logits (n, classes), y a class or (n,) -> (n,)."""
-    y = torch.as_tensor(y).expand(len(logits))
-    return -F.cross_entropy(logits, y, reduction="none")
+    return -F.cross_entropy(logits, torch.as_tensor(y).expand(len(logits)), reduction="none")
 
 
 def gradient(function, h):
-    """d/dh of a function of codes, (n, ...) -> (n,): one gradient for each code, like h, detached."""
+    """d/dh of a function of codes, (n, ...) -> (n,): one gradient per code, detached."""
     with torch.enable_grad():
         h = h.detach().requires_grad_(True)
-        return torch.autograd.grad(function(h).sum(), h)[0]      # sum, not mean: each chain keeps its own
+        return torch.autograd.grad(function(h).sum(), h)[0]  # sum: chains stay independent
 
 
 @torch.no_grad()
@@ -69,17 +73,18 @@ def update(h, denoise, log_c, rates):
     log_c    codes -> log C(y | G(h)) (n,), in nats
     """
     steer = gradient(log_c, h) if rates.steer else 0
-    return h + rates.prior * (denoise(h) - h) + rates.steer * steer + rates.noise * torch.randn_like(h)
+    drift = rates.prior * (denoise(h) - h) + rates.steer * steer
+    return h + drift + rates.noise * torch.randn_like(h)
 
 
 class PPGN:
-    """A variant: what it moves codes with, and what shows them.
+    """One variant.
 
     generator   G, codes h (n, d) -> items (n, D)
     denoise     R, codes -> codes
     classifier  C, items -> logits (n, classes)
     rates       Rates of the update
-    d           numbers of a code
+    d           dimension of a code
     """
 
     def __init__(self, generator, denoise, classifier, rates, d):
@@ -87,7 +92,7 @@ class PPGN:
         self.rates, self.d = rates, d
 
     def logits(self, h):
-        """Those of C at G(h): (n, d) -> (n, classes)."""
+        """Logits of C at G(h): (n, d) -> (n, classes)."""
         return self.classifier(self.generator(h))
 
     def chains(self, h, y, n_steps):
@@ -97,51 +102,119 @@ class PPGN:
         return h
 
     @torch.no_grad()
-    def sample(self, n, y=None, n_steps=300):
-        """G(h) at the ends of n chains from N(0, I): items (n, D); y (n,) classes, at random if None."""
-        if y is None:
-            y = torch.randint(self.logits(torch.zeros(1, self.d)).shape[1], (n,))
-        if len(y) != n:
-            raise ValueError(f"{n} chains need as many classes, not {len(y)}")
-        return self.generator(self.chains(torch.randn(n, self.d), y, n_steps))
+    def sample(self, y, n_steps=300):
+        """G(h) at the ends of chains from N(0, I) towards the classes y (n,): items (n, D)."""
+        return self.generator(self.chains(torch.randn(len(y), self.d), y, n_steps))
 
 
-def face_classifier(side=16, classes=2):
-    """Faces (n, 3, side, side) -> logits (n, classes), by convolutions."""
-    layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(side**2, classes))
+def learn(modules, loss, steps, lr=2e-3):
+    """Minimise loss() -> () in the weights of the modules, then fix these weights."""
+    descend([p for module in modules for p in module.parameters()], loss, steps, lr)
+    for module in modules:
+        module.requires_grad_(False)
+
+
+def batch(items):
+    """BATCH rows of items (n, ...), drawn at random."""
+    return items[torch.randint(len(items), (BATCH,))]
+
+
+def fit_denoiser(denoiser, draw, s, steps, lr=2e-3):
+    """Minimise E |R(h + s n) - h|^2, n ~ N(0, I), on codes draw() (n, d) -> denoiser."""
+    def loss():
+        h = draw()
+        return (denoiser(h + s * torch.randn_like(h)) - h).square().sum(1).mean()
+
+    learn([denoiser], loss, steps, lr)
+    return denoiser
+
+
+def fit_classifier(net, x, labels, steps=1000, noise=0.1):
+    """Fit the logits of items x (n, ...), with noise of this std, to their labels (n,) -> net."""
+    def loss():
+        rows = torch.randint(len(x), (BATCH,))
+        return F.cross_entropy(net(x[rows] + noise * torch.randn_like(x[rows])), labels[rows])
+
+    learn([net], loss, steps)
+    return net
+
+
+class Codes:
+    """An encoder E of items x (n, D), two generators that invert it, and two denoisers.
+
+    E is the encoder of an autoencoder, with codes (n, d) of mean 0 and covariance I over x. A
+    generator G learns that G(h) equals x, and that E's first layer and code of G(h) equal those of
+    x, from h = E(x) (`plain`) or from h = E(x + s_x n) + s n (`noisy`), whose R(h) = E(G(h))
+    removes noise. `of_codes` and `of_items` denoise codes and items with noise of std s. All are
+    bounded by tanh, so that chains stay near the data.
+    """
+
+    def __init__(self, x, d=16, s=0.5, s_x=0.1, steps=2000):
+        self.x, self.d, self.s = x, d, s
+        self.first = nn.Sequential(nn.Linear(x.shape[1], 128), nn.Tanh())
+        rest, back = mlp(128, 128, d, activation=nn.Tanh), self._generator()
+
+        def reconstruction_error():
+            items = batch(x)
+            return (back(rest(self.first(items))) - items).square().sum(1).mean()
+
+        learn([self.first, rest, back], reconstruction_error, steps)
+        codes = rest(self.first(x))
+        whiten = torch.linalg.inv(torch.linalg.cholesky(codes.T.cov())).T
+        self.encode = lambda x: (rest(self.first(x)) - codes.mean(0)) @ whiten  # (n, D) -> (n, d)
+        self.codes = self.encode(x)
+        self.plain, self.noisy = self._invert(steps, 0, 0), self._invert(steps, s, s_x)
+        self.of_codes, self.of_items = (mlp(n, 256, 256, n, activation=nn.Tanh)
+                                        for n in (d, x.shape[1]))
+        fit_denoiser(self.of_codes, lambda: batch(self.codes), s, 2 * steps)
+        fit_denoiser(self.of_items, lambda: batch(x), s, 2 * steps)
+
+    def _generator(self):
+        return mlp(self.d, 128, 128, self.x.shape[1], activation=nn.Tanh)
+
+    def _invert(self, steps, s, s_x):
+        generator = self._generator()
+
+        def loss():
+            items = batch(self.x)
+            h = self.encode(items + s_x * torch.randn_like(items))
+            made = generator(h + s * torch.randn_like(h))
+            return sum((see(made) - see(items)).square().sum(1).mean()
+                       for see in (nn.Identity(), self.first, self.encode))
+
+        learn([generator], loss, steps)
+        return generator
 
 
 def variants(codes, classifier, t=0.2, weight=10.0):
-    """The variants on trained Codes and a classifier of their items, as a dict of PPGN by name.
+    """The five variants on Codes and a classifier of their items: a dict of PPGN by name.
 
-    With weight 1 chains sample p_s(h) C(y | G(h)), which holds items of which C is in doubt; 10 avoids them.
+    weight  exponent of C; with 1 the samples include items of which C is uncertain
     """
     rates, plain, noisy = langevin_rates(t, codes.s, weight), codes.plain, codes.noisy
-    hill = Rates(t**2 / 2, rates.steer, 0.0)                                   # ascent, N(0, I) as prior
+    ascent = Rates(t**2 / 2, rates.steer, 0.0)                                 # N(0, I) as prior
+    noiseless = Rates(rates.steer / 40, rates.steer, 0.0)
 
-    def made(generator, denoise, rates, d=codes.d):
+    def variant(generator, denoise, rates, d=codes.d):
         return PPGN(generator, denoise, classifier, rates, d)
 
-    return {"DGN-AM": made(plain, torch.zeros_like, hill),
-            "PPGN-x": made(nn.Identity(), codes.of_items, rates, codes.x.shape[1]),
-            "PPGN-h": made(plain, codes.of_codes, rates),
-            "Joint": made(noisy, lambda h: codes.encode(noisy(h)), rates),
-            "noiseless": made(plain, lambda h: codes.encode(plain(h)),
-                              Rates(rates.steer / 40, rates.steer, 0.0))}
+    return {"DGN-AM": variant(plain, torch.zeros_like, ascent),
+            "PPGN-x": variant(nn.Identity(), codes.of_items, rates, codes.x.shape[1]),
+            "PPGN-h": variant(plain, codes.of_codes, rates),
+            "Joint": variant(noisy, lambda h: codes.encode(noisy(h)), rates),
+            "noiseless": variant(plain, lambda h: codes.encode(plain(h)), noiseless)}
 
-
-# ---------------------------------------------------------------------------------------------------- animals
 
 class Steered:
-    """Images of wanted kinds out of a generator of ABP: draws of p(z | y) by MALA, whose prior is N(0, I).
+    """Images of given kinds from ABP's generator: draws of p(z | y) by MALA, prior N(0, I).
 
     model       zoo.abp.Alternating
-    classifier  images -> logits (n, classes); its classes have one probability each before it speaks
+    classifier  images -> logits (n, classes)
     """
 
     def __init__(self, model, classifier, classes):
-        self.net, self.nz, self.classifier, self.classes = model.net, model.config.nz, classifier, classes
+        self.net, self.nz, self.classifier = model.net, model.config.nz, classifier
+        self.classes = classes
         self.n_parameters = model.n_parameters + n_parameters(classifier)
 
     def sample(self, n, n_steps=150):
@@ -151,21 +224,26 @@ class Steered:
         def target(z):
             return z.square().sum(1) / 2 - log_class(self.classifier(self.net(z)), y)
 
-        tuned = mala(target, torch.randn(n, self.nz), 60, 0.3, TARGET_GRADIENT)    # and out of the wrong kind
+        tuned = mala(target, torch.randn(n, self.nz), 60, 0.3, TARGET_GRADIENT)    # burn-in
         with torch.no_grad():
             return self.net(mala(target, tuned.z, n_steps, tuned.step).z)
 
 
-def animals(data, seed=0, kinds=(), side=32, **options):
-    """ABP's generator of images (n, 3, S, S) in [-1, 1] at 32 x 32, steered towards each of their kinds.
+def face_classifier(side=16, classes=2):
+    """Convolutions: faces (n, 3, side, side) -> logits (n, classes)."""
+    layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(side**2, classes))
 
-    kinds    what each image is, n texts
-    options  of abp.Config, but for prior_sigma, which is 1
 
-    C learns the kinds of the same images, changed at random as the GAN's discriminator sees them.
+def animals(data, kinds, side=32, **options):
+    """ABP's generator of images (n, 3, S, S) in [-1, 1] at 32 x 32, steered towards their kinds.
+
+    kinds    of the images, n texts; the classifier learns them from augmented copies of the images
+    options  of abp.Config, except prior_sigma, which is 1
     """
     names, x = sorted(set(kinds)), to_side(data, side)
     y = torch.tensor([names.index(kind) for kind in kinds])
-    changed = torch.cat([augment(x) for _ in range(40)])
-    classifier = fit_classifier(face_classifier(side, len(names)), changed, y.repeat(40), steps=300)
-    return Steered(abp.Alternating(abp.settings(side, seed, **options), x), classifier, len(names))
+    copies = torch.cat([augment(x) for _ in range(40)])
+    classifier = fit_classifier(face_classifier(side, len(names)), copies, y.repeat(40), steps=300)
+    model = abp.Alternating(abp.settings(side, **options), x)
+    return Steered(model, classifier, len(names))

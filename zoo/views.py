@@ -8,7 +8,7 @@ STRING_LEVELS = 16
 
 
 def to_levels(images, shape, levels):
-    """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w), int64: pixels averaged, then equal bins.
+    """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w): averaged pixels in equal bins.
 
     shape  (c, h, w) with h = w; c = 3, or 1 for grey
     """
@@ -19,7 +19,7 @@ def to_levels(images, shape, levels):
 
 
 def from_levels(x, levels):
-    """Levels (n, c, h, w) -> images (n, 3, h, w): each value the centre of its bin, grey in all colours."""
+    """Levels (n, c, h, w) -> images (n, 3, h, w): the centres of the bins; grey in all colours."""
     return ((2 * x + 1) / levels - 1).expand(-1, 3, -1, -1)
 
 

@@ -1,43 +1,43 @@
-"""SeqGAN and its language model: what they refuse, what a seed fixes, and where rewards go astray."""
+"""SeqGAN and its language model: enumeration of all strings of three tokens, and an oracle."""
+import copy
+import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from runs.files import set_seed
-from zoo import core, seqgan, sheet, strings, views
+from zoo import metrics, seqgan, views
+from zoo.language_model import Language
 from zoo.seqgan import Discriminator, SeqGAN, action_values, policy_loss
-from zoo.strings import Language
 
-
-class Marks:
-    """A discriminator that says how large the last token is: what each end of a string is, is then seen."""
-
-    def chance(self, y):
-        return y[:, -1].float()
+EVERY = torch.tensor(list(itertools.product(range(3), repeat=3)))        # all strings of 3 tokens
+DATA = torch.randint(4, (40, 5), generator=torch.Generator().manual_seed(0))
 
 
 def small(**options):
     set_seed(5)
-    return SeqGAN(Language(4, 5, 6, 6), Discriminator(4, (1, 2), 4, 4), copies=3, batch=8, **options)
+    return SeqGAN(Language(4, 5, 6, 6), Discriminator(4, (1, 2), 4, 4), batch=8, **options)
 
 
-DATA = torch.randint(4, (40, 5), generator=torch.Generator().manual_seed(0))
+@pytest.fixture
+def players():
+    """A language model of far from equal probabilities on EVERY, and a confident discriminator."""
+    set_seed(1)
+    g, d = Language(3, 3, 4, 4), Discriminator(3, (1, 2, 3), filters=8, width=8, dropout=0.5)
+    with torch.no_grad():
+        for p in g.parameters():
+            p *= 2.5
+        d.head[1].weight *= 12
+    return g.eval(), d.eval()
 
+
+# --------------------------------------------------------------------------------- language model
 
 @pytest.mark.parametrize("row", [0, 2])
-def test_a_language_model_weighs_and_draws_strings(row):
-    set_seed(0)
-    net = Language(3, 6, 8, 8, row=row, dropout=0.3)
-    y = net.sample(7)
-    assert isinstance(net, core.Sampler) and isinstance(net, core.Density) and net.exact
-    assert y.shape == (7, 6) and y.dtype == torch.int64 and 0 <= y.min() <= y.max() <= 2
-    assert net(y).shape == (7, 6, 3) and net.log_prob(y).shape == (7,)
-    assert torch.equal(net.train().log_prob(y), net.log_prob(y))                    # no dropout
-
-
-@pytest.mark.parametrize("row", [0, 2])
-def test_no_token_is_told_itself_or_a_later_one(row):
+def test_tokens_depend_on_all_earlier_tokens_only(row):
     set_seed(0)
     net, y = Language(3, 6, 8, 8, row=row).eval(), torch.zeros(1, 6, dtype=torch.int64)
     for t in range(6):
@@ -47,153 +47,188 @@ def test_no_token_is_told_itself_or_a_later_one(row):
         assert moves[:t + 1].max() == 0 and (moves[t + 1:] > 0).all()
 
 
-def test_a_picture_in_rows_is_told_the_token_above_and_its_place():
+def test_rows_read_the_token_above_and_the_place():
     set_seed(0)
     net = Language(3, 6, 8, 8, row=3).eval()
-    inputs = net._inputs(torch.tensor([[0, 1, 2, 1, 0]]))[0]                        # of all six steps
-    expected = (net.before.weight[1] + net.above.weight[2] + net.rows.weight[1] + net.columns.weight[2])
-    assert torch.allclose(net._inputs(torch.tensor([[0, 1, 2, 0, 1]]))[0, 5], expected) and len(inputs) == 6
+    inputs = net.inputs(torch.tensor([[0, 1, 2, 0, 1]]))[0]              # of all six steps
+    last = net.before.weight[1] + net.above.weight[2] + net.rows.weight[1] + net.columns.weight[2]
     first = net.before.weight[3] + net.above.weight[3] + net.rows.weight[0] + net.columns.weight[0]
-    assert torch.allclose(inputs[0], first)
+    assert torch.allclose(inputs[5], last) and torch.allclose(inputs[0], first)
 
 
-def test_bad_strings_and_settings_are_refused_in_one_line():
-    net = Language(3, 4)
-    for y, message in ((torch.zeros(2, 3, dtype=torch.int64), r"integers \(n, 4\)"),
-                       (torch.zeros(2, 4), r"integers \(n, 4\)"),
-                       (torch.full((2, 4), 3), "from 0 to 2; they are 3"),
-                       (torch.full((2, 4), -1), "from 0 to 2; they are -1")):
-        with pytest.raises(ValueError, match=message) as error:
-            net.log_prob(y)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="7 tokens cannot be laid out in rows of 2"):
-        Language(3, 7, row=2)
-    for options in ({"k": 0}, {"copies": 0}, {"average": 1.0}):
-        with pytest.raises(ValueError, match="k and copies must be at least 1"):
-            SeqGAN(net, Discriminator(3, (1, 2)), **options)
-
-
-def test_a_prefix_stays_and_what_follows_is_drawn_as_from_the_whole_string():
+def test_probabilities_sum_to_one_after_training():
     set_seed(0)
-    net = strings.oracle(5, 6, 8)
-    prefix = torch.tensor([[0, 1, 2]]).repeat(20_000, 1)
-    y = net.complete(prefix)
-    assert torch.equal(y[:, :3], prefix)
-    share = net(y[:1])[0, 3].softmax(0)
-    assert (torch.bincount(y[:, 3], minlength=5) / len(y) - share).abs().max() < 0.015
-    assert torch.equal(net.complete(y), y)
+    net = Language(3, 4, 8, 8, row=2, dropout=0.3)
+    squares = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    net.fit(squares[:9], 20)
+    assert net.log_prob(squares).logsumexp(0).item() == pytest.approx(0, abs=1e-4)
+    assert torch.equal(net.train().log_prob(squares), net.log_prob(squares))      # no dropout
 
 
-def test_a_low_temperature_draws_what_its_log_prob_says():
-    net = strings.oracle(5, 6, 8)
-    set_seed(0)
-    y = net.sample(5000, 0.7)
-    share = (net(y[:1])[0, 0] / 0.7).softmax(0)
-    assert (torch.bincount(y[:, 0], minlength=5) / len(y) - share).abs().max() < 0.03
-    assert net.log_prob(y, 0.7).mean() > net.log_prob(y).mean()
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_samples_and_completions_follow_the_probabilities(players, temperature):
+    """Total variation of 20,000 exact draws is about .01."""
+    g, n = players[0], 20_000
+    p = g.log_prob(EVERY, temperature).exp()
+
+    def distance(y):
+        codes = (y * torch.tensor([9, 3, 1])).sum(1)
+        return metrics.total_variation(p, torch.bincount(codes, minlength=27) / n)
+
+    drawn = g.sample(n, temperature)
+    completed = g.complete(drawn[:, :1], temperature)
+    assert distance(drawn) < 0.02 and distance(completed) < 0.02
+    assert torch.equal(completed[:, 0], drawn[:, 0])
+    assert distance(g.sample(n, 1.7 - temperature)) > 0.05               # the other temperature
 
 
-def test_an_oracle_is_the_same_for_a_seed_and_leaves_the_generator_alone():
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    first, again, other = strings.oracle(seed=1), strings.oracle(seed=1), strings.oracle(seed=2)
-    assert torch.rand(1) == expected
-    assert torch.equal(first.head.weight, again.head.weight)
-    assert not torch.equal(first.head.weight, other.head.weight)
-    assert first.head.weight.std().item() == pytest.approx(1, abs=0.1)
-    assert not any(p.requires_grad for p in first.parameters())
+# -------------------------------------------------------------------------------- policy gradient
+
+def test_action_values_agree_with_enumeration(players):
+    """Largest error over 12 prefixes, in standard errors of the estimate; last tokens have D."""
+    (g, d), copies = players, 300
+    p, probability = g.log_prob(EVERY).exp().double(), d.probability(EVERY).double()
+    set_seed(3)
+    d.train()                                                            # Q must not use dropout
+    q = action_values(EVERY, g, d, copies).double()
+    assert torch.allclose(q[:, 2], probability, atol=1e-6)
+    for t in (1, 2):
+        same = (EVERY[:, None, :t] == EVERY[None, :, :t]).all(2).double()         # (27, 27)
+        weight = same * p / (same * p).sum(1, keepdim=True)
+        mean, square = weight @ probability, weight @ probability.square()
+        standard_error = ((square - mean.square()) / (copies * same.sum(1))).sqrt()
+        error = same @ q[:, t - 1] / same.sum(1) - mean
+        assert (error / standard_error).abs().max() < 3
 
 
-def test_an_lstm_has_one_bias_that_is_learned():
-    net = Language(4, 5, 6, 6)
-    net.fit(DATA, steps=3)
-    assert net.lstm.bias_hh_l0.abs().max() == 0 and net.lstm.bias_ih_l0.abs().max() > 0
-    assert net.n_parameters == core.n_parameters(net) - 24
+def slope(value, net):
+    return parameters_to_vector(torch.autograd.grad(value, [*net.parameters()]))
 
 
-def test_fit_keeps_the_weights_that_held_out_strings_like_best():
-    def fit(steps, **options):
-        set_seed(0)
-        return Language(4, 5, 16, 16).fit(DATA[:20], steps=steps, lr=3e-2, **options)
+def test_policy_gradient_is_that_of_the_expected_reward(players):
+    """Against the slope of sum_Y p(Y) D(Y); the baseline keeps the mean and lowers the variance."""
+    (g, d), repeats = players, 24
+    truth = slope((g.log_probs(EVERY).sum(1).exp() * d.probability(EVERY)).sum(), g)
+    model = SeqGAN(g, d, batch=128)
 
-    held_out = DATA[20:]
-    kept = fit(200, held_out=held_out, every=10).log_prob(held_out).mean()
-    seen = [fit(steps).log_prob(held_out).mean() for steps in (10, 20, 30, 200)]
-    assert kept >= max(seen) - 1e-4 and kept > seen[-1] + 1
+    def without_baseline():
+        y = g.sample(model.batch)
+        return policy_loss(g.log_probs(y), action_values(y, g, d))
 
+    def gradients(loss):
+        set_seed(4)
+        return torch.stack([-slope(loss(), g) for _ in range(repeats)])
 
-def test_rollouts_keep_the_beginnings_and_differ_afterwards():
-    set_seed(0)
-    net, y = Language(50, 6), torch.randint(50, (4, 6))
-    ends = net.rollouts(y, 7)
-    assert ends.shape == (5, 7, 4, 6)
-    for t in range(5):
-        assert (ends[t, :, :, :t + 1] == y[:, :t + 1]).all()
-        assert (ends[t, :, :, t + 1] != y[:, t + 1]).float().mean() > 0.5
-
-
-def test_q_is_the_mean_of_a_strings_own_ends_and_the_last_ones_is_d():
-    """A policy that always ends a string on its first token: D's mark is then the string's own."""
-    class Echo:
-        def rollouts(self, y, copies):
-            return y[:, :1].expand(*y.shape).expand(y.shape[1] - 1, copies, *y.shape)
-
-    y = torch.tensor([[1, 0, 7], [2, 0, 8], [3, 0, 9], [4, 0, 5]])
-    expected = torch.tensor([[1.0, 1, 7], [2, 2, 8], [3, 3, 9], [4, 4, 5]])
-    for copies in (1, 2, 3):
-        assert torch.equal(action_values(y, Echo(), Marks(), copies), expected)
+    found, plain = gradients(model.generator_loss), gradients(without_baseline)
+    for each in (found, plain):
+        standard_error = (each.var(0) / repeats).sum().sqrt()
+        assert (each.mean(0) - truth).norm() < 3 * standard_error
+    assert found.var(0).sum() < 0.8 * plain.var(0).sum()
 
 
-def test_the_loss_of_the_policy_sums_over_tokens_and_means_over_strings():
-    log_probs = torch.zeros(2, 3, requires_grad=True)
-    q = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
-    (slope,) = torch.autograd.grad(policy_loss(log_probs, q), log_probs)
-    assert torch.equal(slope, -q / 2)
-
-
-def test_rewards_are_of_d_without_dropout_and_leave_no_gradient():
-    model = small()
-    y = model.sample(8)
-    model.discriminator.train()
-    assert torch.equal(model.discriminator.chance(y), model.discriminator.chance(y))
-    model.discriminator_loss(DATA[:8])
-    assert model.discriminator.training                       # dropout is on where D learns
-    q = model.values(y)
-    assert q.shape == (8, 5) and not q.requires_grad and 0 < q.min() <= q.max() < 1
-
-
-def test_the_policy_follows_g_as_a_running_mean():
-    model = small(average=0.8, lr=0.1)
+def test_rollout_policy_is_a_running_mean_of_the_generator():
+    model = small(lr=0.1)
     before = model.language.head.weight.detach().clone()
-    model.fit(DATA, steps=1, first=1)
-    now = model.language.head.weight
-    assert not torch.equal(before, now)
-    assert torch.allclose(model.policy.head.weight, 0.8 * before + 0.2 * now, atol=1e-6)
+    model.fit(DATA, 1, first=1)
+    after = model.language.head.weight
+    expected = seqgan.ROLLOUT_DECAY * before + (1 - seqgan.ROLLOUT_DECAY) * after
+    assert not torch.equal(before, after)
+    assert torch.allclose(model.rollout.module.head.weight, expected, atol=1e-6)
+    model.discriminator_loss(DATA[:8])
+    assert model.discriminator.training                                  # dropout where D learns
 
 
-def test_a_constant_reward_less_its_mean_teaches_nothing():
-    model = small(baseline=True)
-    model.values = lambda y: torch.full(y.shape, 2.0)
+def test_constant_rewards_teach_nothing(monkeypatch):
+    monkeypatch.setattr(seqgan, "action_values", lambda y, *rest: torch.full(y.shape, 2.0))
+    model = small()
     before = [p.clone() for p in model.language.parameters()]
-    model.fit(DATA, steps=2, first=1)
+    model.fit(DATA, 2, first=1)
     assert all(map(torch.equal, before, model.language.parameters()))
 
 
-def test_a_seed_fixes_a_run():
-    def run(seed):
-        model = small().fit(DATA, steps=2, first=2, seed=seed)
-        set_seed(5)
-        return model.history, model.sample(10)
-
-    assert run(0)[0] == run(0)[0] and torch.equal(run(0)[1], run(0)[1]) and run(0)[0] != run(1)[0]
-
-
-def test_a_short_run_on_images_makes_images_and_no_density(images):
+def test_pictures_of_a_short_run_and_their_bits(images):
     model = seqgan.animals(images, fit_steps=2, first=1, steps=1)
-    x, row = model.sample(3), sheet._density(model, images)
+    x = model.sample(3)
     assert x.shape == (3, 3, 8, 8) and x.abs().max() < 1 and torch.equal(x[:, 0], x[:, 1])
-    assert model.view == views.name((1, 8, 8), 16) and row["level_bits"] > 0 and row["log_p"] is None
-    assert model.bits_per_dim(images) < 4.5 and len(model.history) == 1 and model.n_parameters > 10_000
-    log_p = model.model.language.log_prob(views.to_strings(images)).mean().item()
+    log_p = model.model.log_prob(views.to_strings(images)).mean().item()
     assert model.bits_per_dim(images) == pytest.approx(-log_p / 64 / math.log(2))
+    assert model.n_parameters > 10_000 and not hasattr(model, "log_prob")
+
+
+# -------------------------------------------------------------------------------------- trainings
+
+COLD = 0.7                       # temperature of the baseline
+GAMES = 3                        # of each kind: the result of one wanders by .05 nats
+
+
+class Report(NamedTuple):
+    """A language model against the oracle, nats per token."""
+    oracle: float                # NLL_oracle: -log oracle of strings of G
+    test: float                  # NLL_test: -log G of held-out strings of the oracle
+    reverse: float               # KL(G || oracle)
+    forward: float               # KL(oracle || G)
+
+
+def report(g, oracle, test, temperature=1.0):
+    set_seed(99)
+    y = g.sample(20_000, temperature)
+    p, o, of_test = g.log_prob(y, temperature), oracle.log_prob(y), g.log_prob(test, temperature)
+    values = -o.mean(), -of_test.mean(), (p - o).mean(), (oracle.log_prob(test) - of_test).mean()
+    return Report(*(value.item() / test.shape[1] for value in values))
+
+
+@pytest.fixture(scope="module")
+def oracle_games():
+    """Reports of maximum likelihood (also at COLD), SeqGAN, shuffled rewards; accuracy of D.
+
+    The oracle is Yu et al.'s, smaller: an LSTM with weights from N(0, 1), 100 tokens, strings of
+    12. G is narrower. On 1000 strings instead of 20,000, D overfits and its rewards are noise.
+    """
+    set_seed(0)
+    oracle = Language(100, 12).requires_grad_(False)
+    for p in oracle.parameters():
+        p.normal_()
+    oracle.lstm.bias_hh_l0.zero_()
+    train, test = oracle.sample(20_000), oracle.sample(10_000)
+    mle = Language(100, 12, hidden=8).fit(train, 1000, batch=128)
+
+    def play(game):
+        set_seed(game)
+        model = SeqGAN(copy.deepcopy(mle), Discriminator(100), k=2, lr=2e-3, lr_d=2e-3, batch=512)
+        return model.fit(train, 200, first=300)
+
+    def mean(games):
+        reports = [report(model.language, oracle, test) for model in games]
+        return Report(*torch.tensor(reports).mean(0).tolist())
+
+    games = [play(game) for game in range(GAMES)]
+    d, drawn = games[0].discriminator.eval(), games[0].sample(len(test))
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        accuracy = metrics.accuracy(d(test), d(drawn))
+        patch.setattr(seqgan, "action_values", lambda y, *rest: (
+            action_values(y, *rest)[torch.randperm(len(y))]))
+        with torch.enable_grad():
+            shuffled = [play(game) for game in range(GAMES)]
+    found = {"MLE": report(mle, oracle, test), "cold": report(mle, oracle, test, COLD),
+             "SeqGAN": mean(games), "shuffled": mean(shuffled)}
+    print(found, accuracy)
+    return found, accuracy
+
+
+@pytest.mark.slow
+def test_seqgan_writes_likelier_strings_and_loses_little(oracle_games):
+    """Shuffled rewards, the negative control, do not."""
+    found, accuracy = oracle_games
+    before, after, shuffled = (found[name] for name in ("MLE", "SeqGAN", "shuffled"))
+    assert after.oracle - before.oracle <= -0.05 and shuffled.oracle - before.oracle >= -0.03
+    assert after.test - before.test <= 0.05
+    assert after.reverse - before.reverse <= -0.01 < shuffled.reverse - before.reverse
+    assert max(before.reverse, before.forward, after.reverse, after.forward) <= 1.5
+    assert 0.55 <= accuracy <= 0.8
+
+
+@pytest.mark.slow
+def test_a_low_temperature_gains_more_likelihood_and_loses_variety(oracle_games):
+    """Caccia et al., Language GANs Falling Short, ICLR 2020."""
+    cold, after = (oracle_games[0][name] for name in ("cold", "SeqGAN"))
+    assert cold.oracle - after.oracle <= -0.3 and cold.forward - after.forward >= 0.05

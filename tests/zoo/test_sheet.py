@@ -1,20 +1,24 @@
-"""The common sheet of animals: its rows, its judge, and what it says of models that can do less, or cheat."""
+"""The sheet of animals: its rows and columns, the classifier of kinds, and the command line."""
 import math
-import types
 
 import pytest
 import torch
 from PIL import Image
 
+from abp import Config
 from data.draw import draw_set
+from inference.measures import to_side
 from runs.files import read_json
 from runs.options import UserError
 from utils import to_tensor
-from zoo import fa, judge, notes, sheet
+from zoo import abp, began, classifier, desnet, fa, gan, sheet, vae
+from zoo.__main__ import MODELS, main
+from zoo.sheet import Entry
 
 
 class Copies:
-    """A model that has memorised the images it saw, and nothing else."""
+    """A model that draws the images that it learned from."""
+    n_parameters = 0
 
     def __init__(self, data):
         self.data = data
@@ -23,9 +27,13 @@ class Copies:
         return self.data[torch.arange(n) % len(self.data)]
 
 
+COPIER = Entry("copier", Copies)
+
+
 @pytest.fixture
-def twelve(tmp_path):
-    """A folder of twelve drawn faces, whose names say nothing: enough to hold some out."""
+def twelve(tmp_path, monkeypatch):
+    """A folder of twelve drawn faces without kinds; the sheet is made at 16 x 16."""
+    monkeypatch.setattr(sheet, "SIDE", 16)
     folder = tmp_path / "twelve"
     folder.mkdir()
     for k, (_, image) in enumerate(draw_set(n=12, size=32)):
@@ -33,28 +41,33 @@ def twelve(tmp_path):
     return folder
 
 
-def test_the_sheet_shows_a_copier_for_what_it_is(faces, twelve, tmp_path, monkeypatch):
-    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    sheet.make([copier, fa], twelve, tmp_path, "sheet")
-    rows = {row["model"]: row for row in read_json(tmp_path / "sheet.json")["rows"]}
-    assert list(rows) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
-    assert rows["copier"]["copying"] == pytest.approx(0, abs=5e-3) and rows["copier"]["log_p"] is None
-    assert rows["FA"]["copying"] > 0.2 and rows["FA"]["bound"] == "exact"
-    assert rows["FA"]["parameters"] == 4 * 768 and math.isfinite(rows["FA"]["log_p"])
+def rows(out, stem="animals"):
+    return {row["model"]: row for row in read_json(out / f"{stem}.json")["rows"]}
+
+
+def test_the_sheet_shows_copies_as_copies(faces, twelve, tmp_path):
+    sheet.make({"copier": COPIER, "fa": MODELS["fa"]}, twelve, tmp_path, "sheet")
+    found = rows(tmp_path, "sheet")
+    assert list(found) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").is_file()
+    assert found["copier"]["copying"] == pytest.approx(0, abs=5e-3)
+    assert found["copier"]["log_p"] is None
+    assert found["FA"]["copying"] > 0.2 and found["FA"]["log_p_is"] == "exact"
+    assert found["FA"]["parameters"] == 4 * 768 and math.isfinite(found["FA"]["log_p"])
+    assert "FA &" in (tmp_path / "sheet.tex").read_text()
+    macros = (tmp_path / "sheet_macros.tex").read_text()
+    for text in ("Side}{16}", "Train}{9}", "Heldout}{3}", "Samples}{200}", "Accuracy}{--}"):
+        assert rf"\zoo{text}" in macros
     with pytest.raises(UserError, match="too few"):
-        sheet.make([fa], faces, tmp_path)
+        sheet.make({"fa": MODELS["fa"]}, faces, tmp_path)
 
 
-def test_a_row_is_reused_for_the_same_images_alone(twelve, tmp_path, monkeypatch):
+def test_a_model_is_reused_for_the_same_images_alone(twelve, tmp_path):
     trained = []
-    copier = types.SimpleNamespace(__name__="zoo.copier",
-                                   animals=lambda data, seed: trained.append(1) or Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
+    entries = {"copier": Entry("copier", lambda data: trained.append(1) or Copies(data))}
 
     def made(reuse):
-        sheet.make([copier], twelve, tmp_path, reuse=reuse)
-        return len(trained), read_json(tmp_path / "animals.json")["rows"]
+        sheet.make(entries, twelve, tmp_path, reuse=reuse)
+        return len(trained), rows(tmp_path)
 
     assert made(True) == made(True) and made(True)[0] == 1 and made(False)[0] == 2
     (tmp_path / "rows/copier.pt").write_bytes(b"broken")
@@ -63,32 +76,33 @@ def test_a_row_is_reused_for_the_same_images_alone(twelve, tmp_path, monkeypatch
     assert made(True)[0] == 4
 
 
-def test_kinds_come_from_factors_or_file_names(faces, tmp_path):
+def test_kinds_come_from_factors_or_file_names(tmp_path):
     names = [f"{kind}_{k}.jpg" for kind in ("Lion", "tiger") for k in range(3)]
-    assert judge.kinds(tmp_path, names) == ["lion"] * 3 + ["tiger"] * 3
-    assert judge.kinds(tmp_path, names[:4]) is None and judge.kinds(tmp_path, ["1.png", "2.png"]) is None
-    rows = [f"face_{k},{k / 3},0" for k in range(4)]
-    (tmp_path / "factors.csv").write_text("\n".join(["name,lion,turn", *rows]))
-    assert judge.kinds(tmp_path, [f"face_{k}.png" for k in range(4)]) == ["tiger", "tiger", "lion", "lion"]
+    assert classifier.kinds(tmp_path, names) == ["lion"] * 3 + ["tiger"] * 3
+    assert classifier.kinds(tmp_path, names[:4]) is None
+    assert classifier.kinds(tmp_path, ["1.png", "2.png"]) is None
+    lines = [f"face_{k},{k / 3},0" for k in range(4)]
+    (tmp_path / "factors.csv").write_text("\n".join(["name,lion,turn", *lines]))
+    found = classifier.kinds(tmp_path, [f"face_{k}.png" for k in range(4)])
+    assert found == ["tiger", "tiger", "lion", "lion"]
 
 
-def test_a_judge_tells_tigers_from_lions_and_knows_what_it_cannot_tell():
+def test_the_classifier_tells_tigers_from_lions():
     drawn = list(draw_set(n=24, size=32))
     images = torch.stack([to_tensor(image) for _, image in drawn])
     known = ["lion" if face.lion > 0.5 else "tiger" for face, _ in drawn]
-    one = judge.Judge(images[3::4], known[3::4])
-    assert one.right(images, known) > 0.9
-    verdict = one.verdict(images)
-    assert verdict.rarest == pytest.approx(0.5, abs=0.1) and 0.8 < verdict.confidence <= 1
-    assert one.verdict(images[:1].expand(7, -1, -1, -1)).rarest == 0
-    swapped = [known[-1 - k] for k in range(24)]                 # sorted by kind: the last are the others
-    assert one.right(images, swapped) < 0.1
-    assert judge.Judge(images, known).verdict(2 * images - 3).rarest == verdict.rarest    # not by brightness
+    one = classifier.Classifier(images[3::4], known[3::4])
+    assert one.accuracy(images, known) > 0.9
+    rarest, confidence = one.verdict(images)
+    assert rarest == pytest.approx(0.5, abs=0.1) and 0.8 < confidence <= 1
+    assert one.verdict(images[:1].expand(7, -1, -1, -1))[0] == 0
+    assert one.accuracy(images, known[::-1]) < 0.1            # sorted by kind: each has the other's
+    assert one.verdict(2 * images - 3)[0] == pytest.approx(rarest)               # not by brightness
 
 
 class Filler:
-    """Fills the lower halves of images with what stood in the first one that it saw."""
-    n_parameters, view = 3, "halves"
+    """Fills the lower halves of images with that of the first training image."""
+    n_parameters = 3
 
     def __init__(self, data):
         self.data = data
@@ -100,85 +114,118 @@ class Filler:
         return torch.cat([x[:, :, :8], self.data[:1, :, 8:].expand(len(x), -1, -1, -1)], 2)
 
 
-def test_the_sheet_shows_what_was_to_fill_and_measures_no_samples(twelve, tmp_path, monkeypatch):
-    filler = types.SimpleNamespace(__name__="zoo.filler", animals=lambda data, seed: Filler(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    for reuse in (False, True):
-        sheet.make([filler], twelve, tmp_path, reuse=reuse)
-        record = read_json(tmp_path / "animals.json")
-        row = record["rows"][1]
-        assert row["model"] == "filler" and row["view"] == "halves"
-        assert row["spread"] is None and row["copying"] is None
-        assert "filler fills in what is missing" in record["note"]
-        with Image.open(tmp_path / "animals.png") as picture:
-            assert picture.height > 3 * 16
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_model_that_fills_shows_its_input_and_measures_no_samples(twelve, tmp_path, reuse):
+    entries = {"filler": Entry("filler", Filler, view="halves", fills=True)}
+    sheet.make(entries, twelve, tmp_path)
+    sheet.make(entries, twelve, tmp_path, reuse=reuse)
+    row = rows(tmp_path)["filler"]
+    assert row["view"] == "halves" and row["spread"] is None and row["copying"] is None
+    with Image.open(tmp_path / "animals.png") as picture:
+        assert picture.height > 3 * 16
 
 
-def test_who_must_know_the_kinds_is_told_them_or_left_out(twelve, tmp_path, monkeypatch, capsys):
+def test_a_model_that_needs_kinds_gets_them_or_is_left_out(twelve, tmp_path, capsys):
     told = []
-    steered = types.SimpleNamespace(__name__="zoo.steered",
-                                    animals=lambda data, seed, kinds: told.extend(kinds) or Copies(data))
-    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    sheet.make([steered, copier], twelve, tmp_path)
-    assert "steered must know them, and is left out" in capsys.readouterr().out and not told
-    with pytest.raises(UserError, match="several images of each; steered must know them"):
-        sheet.make([steered], twelve, tmp_path)
+    entries = {"steered": Entry("steered", lambda data, kinds: told.extend(kinds) or Copies(data),
+                                needs_kinds=True), "copier": COPIER}
+    sheet.make(entries, twelve, tmp_path)
+    assert "steered needs the kinds" in capsys.readouterr().out
+    assert not told and list(rows(tmp_path)) == ["real", "copier"]
+    with pytest.raises(UserError, match="steered needs the kinds"):
+        sheet.make({"steered": entries["steered"]}, twelve, tmp_path)
     for k, path in enumerate(sorted(twelve.iterdir())):
         path.rename(twelve / f"{'lion' if k < 6 else 'tiger'}_{k:02}.png")
-    sheet.make([steered, copier], twelve, tmp_path)
-    rows = {row["model"]: row for row in read_json(tmp_path / "animals.json")["rows"]}
-    assert "\nsteered knows the kinds" in read_json(tmp_path / "animals.json")["note"]
-    assert told == ["lion"] * 5 + ["tiger"] * 4 and list(rows) == ["real", "steered", "copier"]
-    names = sorted(path.stem for path in twelve.iterdir())
-    for is_lion, again in ((lambda k: k < 6, []), (lambda k: k >= 6, ["tiger"] * 5 + ["lion"] * 4)):
-        lines = [f"{name},{int(is_lion(k))},0" for k, name in enumerate(names)]
+    sheet.make(entries, twelve, tmp_path)
+    assert told == ["lion"] * 5 + ["tiger"] * 4
+    assert list(rows(tmp_path)) == ["real", "steered", "copier"]
+    names, trained = sorted(path.stem for path in twelve.iterdir()), len(told)
+    for lions, again in ((range(6), 0), (range(6, 12), 9)):  # other kinds: trained anew
+        lines = [f"{name},{int(k in lions)},0" for k, name in enumerate(names)]
         (twelve / "factors.csv").write_text("\n".join(["name,lion,turn", *lines]))
-        told.clear()
-        sheet.make([steered, copier], twelve, tmp_path, reuse=True)
-        assert told == again                                 # a row that knew other kinds is made anew
+        sheet.make(entries, twelve, tmp_path, reuse=True)
+        assert len(told) == trained + again
 
 
-def test_findings_rank_exact_values_beside_exact_ones_and_levels_beside_the_same_levels():
-    nothing = dict.fromkeys(("view", "bits", "level_bits", "bound", "spread", "copying"))
-    rows = [nothing | {"model": "real", "spread": 1.0, "copying": 1.0},
-            nothing | {"model": "A", "bits": 7.0, "bound": "exact", "spread": 0.5, "copying": 0.8},
-            nothing | {"model": "B", "bits": 5.0, "bound": "a lower bound", "spread": 0.1, "copying": 0.7},
-            nothing | {"model": "C", "bits": 6.0, "bound": "exact", "spread": 0.7, "copying": 0.1},
-            *(nothing | {"model": name, "view": view, "level_bits": bits, "bound": "exact"}
-              for name, view, bits in (("D", "8 x 8", 2.0), ("E", "16 x 16", 0.5), ("F", "8 x 8", 1.0)))]
-    assert notes.findings(rows) == (
-        "Held-out images cost, in bits/dim of an exact density, C 6.00, A 7.00. In levels (16 x 16): E "
-        "0.50. In levels (8 x 8): F 1.00, D 2.00. The least diverse samples, as pair distance over that of "
-        "real images: B 0.10, A 0.50, C 0.70. The nearest to training images: C 0.10, B 0.70, A 0.80; "
-        "fresh real ones 1.")
-
-
-def test_samples_are_measured_beside_what_of_real_images_they_can_show(twelve, tmp_path, monkeypatch):
+def test_samples_are_compared_with_images_as_the_model_learns_them(twelve, tmp_path):
     def silhouettes(images):
         return torch.where(images.mean(1, keepdim=True) > 0, 1.0, -1.0).expand(-1, 3, -1, -1)
 
-    def make(**more):
-        copier = types.SimpleNamespace(__name__="zoo.copier", **more,
-                                       animals=lambda data, seed: Copies(silhouettes(data)))
-        sheet.make([copier], twelve, tmp_path)
+    def made(seen):
+        entry = Entry("copier", lambda data: Copies(silhouettes(data)), seen=seen)
+        sheet.make({"copier": entry}, twelve, tmp_path)
         with Image.open(tmp_path / "animals.png") as picture:
-            height.append(picture.height)
-        return read_json(tmp_path / "animals.json")["rows"][1]
+            return rows(tmp_path)["copier"]["copying"], picture.height
 
-    height = []
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    assert make(seen=silhouettes)["copying"] == pytest.approx(0, abs=5e-3)
-    assert make()["copying"] > 0.5                 # black and white is far from any picture in colour
-    assert height[0] - height[1] == 16 + 2                  # a row more, of what it saw
+    copying, height = made(silhouettes)
+    in_colour, lower = made(None)
+    assert copying == pytest.approx(0, abs=5e-3) and in_colour > 0.5
+    assert height - lower == 16 + 2                  # one more row: the images as they are learned
 
 
-def test_what_is_new_cannot_be_told_if_all_that_is_held_out_was_learned(twelve, tmp_path, monkeypatch):
-    names = sorted(path.name for path in twelve.iterdir())
-    for held in names[3::4]:
-        (twelve / held).write_bytes((twelve / names[0]).read_bytes())
-    copier = types.SimpleNamespace(__name__="zoo.copier", animals=lambda data, seed: Copies(data))
-    monkeypatch.setattr(sheet, "SIDE", 16)
-    (twelve / names[3]).write_bytes((twelve / names[1]).read_bytes())
-    sheet.make([copier], twelve, tmp_path)
-    assert read_json(tmp_path / "animals.json")["rows"][1]["copying"] is None
+def test_copying_is_undefined_if_every_held_out_image_is_a_training_image(twelve, tmp_path):
+    paths = sorted(twelve.iterdir())
+    for held, other in zip(paths[3::4], (1, 0, 0), strict=True):
+        held.write_bytes(paths[other].read_bytes())
+    sheet.make({"copier": COPIER}, twelve, tmp_path)
+    assert rows(tmp_path)["copier"]["copying"] is None
+
+
+@pytest.fixture(params=["abp", "vae", "fa"])
+def trained(request, images):
+    """A model with a density, fitted for a moment to six faces of 16 x 16, and those faces."""
+    config = abp.settings(16, n_epochs=3, learn_num_steps=2, hidden=32, width=2, prior_draws=16)
+    train = {"abp": lambda: abp.Alternating(config, images), "fa": lambda: fa.animals(images),
+             "vae": lambda: vae.fit_images(vae.image_vae(config), images, config)}
+    return train[request.param](), images
+
+
+def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
+    model, images = trained
+    samples, again = model.sample(5), model.reconstruct(images)
+    assert samples.shape == (5, 3, 16, 16) and again.shape == images.shape
+    assert not torch.equal(samples[0], samples[1])
+    assert (again - images).square().mean() < (images - 0.5).square().mean()
+    log_p = model.log_prob(images[:2])
+    assert log_p.shape == (2,) and log_p.isfinite().all()
+    assert (log_p > model.log_prob(torch.randn(2, 3, 16, 16).clamp(-1, 1))).all()
+    assert model.n_parameters > 768
+
+
+@pytest.mark.parametrize("module", [desnet, gan, began])
+def test_a_short_run_on_images_makes_images(module, images):
+    model = module.animals(to_side(images, 32), steps=2)
+    x = model.sample(5)
+    assert x.shape == (5, 3, 32, 32) and torch.isfinite(x).all()
+    assert len(model.history) == 2 and model.n_parameters > 1000
+
+
+def test_settings_scale_sigma_with_the_side():
+    assert abp.settings(128).mse_sigma == Config().mse_sigma
+    assert abp.settings(64, seed=3).mse_sigma == Config().mse_sigma / 2
+    assert abp.settings(64, seed=3).seed == 3
+
+
+# ------------------------------------------------------------------------------------ command line
+
+def test_every_model_is_listed_with_what_it_learns(images):
+    x = to_side(images, 64)
+    for name, entry in MODELS.items():
+        assert entry.likelihood in sheet.LOG_P, name
+        assert (entry.view != "") == (entry.seen is not None or entry.fills), name
+        assert entry.seen is None or entry.seen(x).shape[1] == 3
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["nothing"], "must be one of all, abp"), (["fa", "--data", "nowhere"], "no such folder"),
+    (["fa", "--dat", "1"], "did you mean --data")])
+def test_bad_input_ends_in_one_line(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_command_prints_the_table_of_one_model(twelve, tmp_path, capsys):
+    assert main(["fa", f"--data={twelve}", f"--out={tmp_path}"]) == 0
+    assert "| FA |" in capsys.readouterr().out and (tmp_path / "fa_animals.png").is_file()
