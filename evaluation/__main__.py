@@ -1,192 +1,203 @@
-"""What a trained generator is worth, exactly: python evaluate.py output/001
+"""Evaluate a trained generator: python -m evaluation [RUN]
 
-Writes output/001/evaluation/: a folder for each start (warm, cold) with figures (PNG and PDF) and tables
-(CSV, Markdown, LaTeX), and summary.* with the starts side by side.
+Writes RUN/evaluation/: a folder for each start (warm, cold) with figures (PNG and PDF) and tables
+(CSV, Markdown, LaTeX), and summary.* with the starts side by side. RUN is a run folder such as
+output/001; by default the newest finished one in output/.
 
-    python evaluate.py output/001                          likelihood, posteriors, chains, plane, baselines
-    python evaluate.py output/001 --folds 4                trains on three quarters, tests on the rest
-    python evaluate.py output/001 --experiment occlusion   learns from images with hidden pixels
-    python evaluate.py output/001 --experiment warm-cold   several seeds of both, equal network passes
+    python -m evaluation output/001             likelihood, posteriors, chains, plane, baselines
+    python -m evaluation holdout output/001     train without some images, test on them
+    python -m evaluation occlusion output/001   train on images with hidden pixels
+    python -m evaluation warm_cold output/001   several seeds of both starts, equal network passes
 """
 import dataclasses
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from abp import DTYPES, data_folder, load_run
-from evaluation import factors, holdout, likelihood, linear, occlusion, pictures, warm_cold
+from abp import load_run
+from evaluation import factors, holdout, linear, occlusion, warm_cold
+from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
-from inference.masks import make_mask
+from inference.masks import fingerprint, make_mask
 from runs import manuscript, recorder
-from runs.files import load_checkpoint, read_json
-from runs.options import UserError, check, exit_status, option, parse_args
+from runs.device import DTYPES, choose_device
+from runs.files import data_folder, read_json
+from runs.manuscript import HIDDEN_METRICS, METRICS
+from runs.options import UserError, check, option, run_program
 from runs.tables import write_tables
 from utils import load_img_tensors
 
 STARTS = ("warm", "cold")
+LEFT_OUT = "PCA, FA: left out, they need whole images"
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    run: str = option("", "the run folder, such as output/001; its flag may be left out")
-    data: str = option("", "the folder of the run's images, if it is no longer where it was")
-    experiment: str = option("none", "an experiment that trains anew with the run's options",
-                             choices=("none", "occlusion", "warm-cold"))
-    folds: int = option(0, "leave-k-out: parts into which the images are split, each held out once; 0: none",
-                        0, 1000)
-    seeds: int = option(3, "seeds of the experiment warm-cold", 1, 100)
-    n_epochs: int = option(0, "epochs of what is trained anew; 0: as many as the run", 0, 10**6)
-    n_steps: int = option(60, "steps of each chain after the steps of adaptation, half as many", 20, 10**5)
-    n_shown: int = option(4, "images whose posteriors are drawn", 1, 24)
+class RunConfig:
+    """Options of every command."""
+    run: str = option("", "run folder, such as output/001; none: the newest finished in output/",
+                      positional=True)
+    data: str = option("", "folder of the run's images, if it has moved")
+    device: str = option("auto", "where to compute: cpu, cuda, cuda:K, or auto for a GPU if any")
 
     def __post_init__(self):
         check(self)
-        if not self.run:
-            raise UserError("no run was named; python evaluate.py output/001")
-        if self.folds == 1:
-            raise UserError("--folds must be at least 2, or 0 for none")
 
 
-def open_run(options):
-    """A finished run: (folder, record, images, names, {start: (config, net, z)}).
+@dataclass(frozen=True)
+class EvaluateConfig(RunConfig):
+    n_steps: int = option(60, "steps of each chain, after half as many of adaptation", 20, 10**5)
+    n_shown: int = option(4, "images whose posteriors are drawn", 1, 24)
 
-    Raises UserError if the folder is missing, no run, unfinished or damaged, of another version of the
-    program, or if its images are not there or have changed.
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    n_epochs: int = option(0, "epochs of each training; 0: those of the run", 0, 10**6)
+
+
+@dataclass(frozen=True)
+class HoldoutConfig(TrainConfig):
+    folds: int = option(4, "parts of the images, each of which is held out once", 2, 1000)
+
+
+@dataclass(frozen=True)
+class WarmColdConfig(TrainConfig):
+    seeds: int = option(3, "seeds of each start, from that of the run on", 1, 100)
+
+
+def newest_run(parent):
+    """The run folder in `parent` that finished last. Raises UserError if there is none."""
+    finished = list(Path(parent).glob("*/metrics.md"))                      # the last file of a run
+    if not finished:
+        raise UserError(f"{parent}: holds no finished run; run python abp.py, or name RUN")
+    newest = max(finished, key=lambda path: (path.stat().st_mtime, path)).parent
+    print(f"{newest}: the newest finished run")
+    return newest
+
+
+class OpenRun:
+    """A finished run: its images and trained starts, with the networks on the chosen device.
+
+    Raises UserError if the folder is no run, unfinished, damaged or of another version, or if its
+    images have changed.
     """
-    folder = Path(options.run)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name a run such as output/001")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: is no run folder (it has no config.json); name one such as output/001")
-    record = read_json(folder / "config.json")
-    starts = {}
-    for start in STARTS:
-        if (folder / start / "checkpoint.pt").is_file():
-            starts[start] = load_run(folder / start)
-            epoch = load_checkpoint(folder / start / "checkpoint.pt")["epoch"]
-            if epoch < starts[start][0].n_epochs:
-                raise UserError(f"{folder / start}: is unfinished, {epoch} of {starts[start][0].n_epochs} "
-                                f"epochs; go on with python abp.py --resume {folder}")
-    if not starts:
-        raise UserError(f"{folder}: holds no trained start; go on with python abp.py --resume {folder}")
-    config = next(iter(starts.values()))[0]
-    missing = [start for start in config.starts if start not in starts]
-    if missing:
-        raise UserError(f"{folder / missing[0]}: is missing; go on with python abp.py --resume {folder}")
-    data = Path(options.data) if options.data else data_folder(config)
-    try:
-        recorder.same_images(record, config, data)
-    except KeyError as error:
-        raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); "
-                        "train anew") from None
-    images, names = load_img_tensors(data, config.img_size)
-    return folder, record, data, images, names, starts
+
+    def __init__(self, options):
+        self.device = choose_device(options.device)
+        self.folder = folder = Path(options.run) if options.run else newest_run(recorder.OUTPUT)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: is no run folder; name one such as output/001")
+        record, resume = read_json(folder / "config.json"), f"python abp.py --resume {folder}"
+        self.starts = {start: load_run(folder / start) for start in STARTS
+                       if (folder / start / "checkpoint.pt").is_file()}
+        if not self.starts:
+            raise UserError(f"{folder}: holds no trained start; continue with {resume}")
+        self.config, self.metrics = next(iter(self.starts.values()))[0], {}
+        for start in self.config.starts:
+            path = folder / start / "metrics.json"                      # the last file of a start
+            self.metrics[start] = read_json(path) if path.is_file() else {}
+            if self.metrics[start].get("epochs", 0) < self.config.n_epochs:
+                raise UserError(f"{folder / start}: is unfinished; continue with {resume}")
+        self.data = Path(options.data) if options.data else data_folder(self.config)
+        self.images, self.names = load_img_tensors(self.data, self.config.img_size)
+        self.mask = make_mask(self.config.mask, len(self.images), self.config.img_size,
+                              self.config.seed)
+        recorder.check_images(record, self.data, fingerprint(self.mask))
+        for _, net, _ in self.starts.values():
+            net.to(self.device)
+        same = record["device"].partition(":")[0] == self.device.partition(":")[0]
+        self.precision = record["precision"] if same else "fp32"
+        self.out = folder / "evaluation"
+        self.out.mkdir(exist_ok=True)
 
 
-def evaluate(options):
-    """All that `python evaluate.py RUN` writes. Returns the folder."""
-    folder, record, data, images, names, starts = open_run(options)
-    out = folder / "evaluation"
-    out.mkdir(exist_ok=True)
-    config = next(iter(starts.values()))[0]
-    arithmetic = ("cpu", record["precision"] if record["device"] == "cpu" else "fp32")
-    fresh = {"n_epochs": options.n_epochs} if options.n_epochs else {}
-    retrained = dataclasses.replace(config, **fresh)
-    if options.experiment == "occlusion":
-        occlusion.run(retrained, images, names, out, *arithmetic)
-    elif options.experiment == "warm-cold":
-        seeds = range(config.seed, config.seed + options.seeds)
-        warm_cold.run(retrained, images, names, out, *arithmetic, seeds)
-    elif options.folds:
-        holdout.run(retrained, images, names, out, *arithmetic, options.folds)
-    else:
-        describe(options, out, data, images, names, starts, DTYPES[arithmetic[1]])
-    return out
+def train_anew(experiment, *names):
+    """A command that runs `experiment` with the run's options and the given options by name."""
+    def command(options, given):
+        run = OpenRun(options)
+        config = dataclasses.replace(run.config, n_epochs=options.n_epochs or run.config.n_epochs)
+        experiment(config, run.images, run.names, run.out, run.device, run.precision,
+                   *(getattr(options, name) for name in names))
+        print(f"{run.out}: written")
+
+    return command
 
 
-def describe(options, out, data, images, names, starts, search):
-    """Everything that needs no training, each start and then the starts side by side."""
-    done, likelihoods = {}, {}
-    for start, (config, net, z) in starts.items():
-        (out / start).mkdir(exist_ok=True)
-        mask = make_mask(config.mask, len(images), config.img_size, config.seed)
-        one = Start(config, net, z, images, names, out / start, search, mask, options.n_steps,
-                    options.n_shown)
+def evaluate(options, given):
+    """Everything that needs no training: each start, and then the starts side by side."""
+    run, done = OpenRun(options), {}
+    config, plane = run.config, run.config.nz == 2
+    if run.mask is not None:
+        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
+    if not plane:
+        print(f"nz is {config.nz}: likelihood, posteriors and the plane need nz = 2, left out")
+    for start, (_, net, z) in run.starts.items():
+        (run.out / start).mkdir(exist_ok=True)
+        one = Start(config, net, z, run.images, run.names, run.out / start, DTYPES[run.precision],
+                    run.mask, options.n_steps, options.n_shown)
         parts = [one.reconstruction, one.samples]
-        if config.nz == 2:
-            parts += [one.plane, one.likelihood, one.chains]
-        else:
-            print(f"nz is {config.nz}: likelihood, posterior maps and the latent plane need nz = 2 and were "
-                  "left out")
-        for part in parts:
+        for part in [*parts, one.plane, one.likelihood, one.chains] if plane else parts:
             began = time.perf_counter()
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
         done[start] = one
-        if config.nz == 2:
-            likelihoods[start] = one.found
-    summaries = {start: one.summary for start, one in done.items()}
-    write_summary(out, summaries)
-    if likelihoods:
-        pictures.plot_evidence({start: found.rows for start, found in likelihoods.items()}, out)
-    write_linear(out, images, starts, summaries, likelihoods)
-    write_factors(out, data, names, starts)
-    manuscript.write_evaluation(out, starts, config.n_epochs)
+    write_summary(run.out, run.metrics, done)
+    write_linear(run, done)
+    write_factors(run)
+    manuscript.write_evaluation(run.out, done, config.n_epochs)
+    print(f"{run.out}: written")
 
 
-def write_summary(out, summaries):
-    """summary.*: quantities in rows, starts in columns."""
-    keys = dict.fromkeys(key for summary in summaries.values() for key in summary)
-    rows = [{"quantity": QUANTITIES[key][0]}
-            | {f"{start} start": summary.get(key) for start, summary in summaries.items()} for key in keys]
-    write_tables(out, "summary", rows, row_forms=[QUANTITIES[key][1] for key in keys])
+def write_summary(out, metrics, starts):
+    """summary.*: quantities in rows, starts in columns; first the numbers of metrics.json."""
+    values = {start: metrics[start] | one.summary for start, one in starts.items()}
+    known = METRICS | HIDDEN_METRICS | QUANTITIES
+    keys = [key for key in known if any(key in row for row in values.values())]
+    rows = [{"quantity": known[key][0]}
+            | {f"{start} start": row.get(key) for start, row in values.items()} for key in keys]
+    write_tables(out, "summary", rows, row_forms=[known[key][1] for key in keys])
 
 
-def write_linear(out, images, starts, summaries, likelihoods):
-    """linear.*: the linear models that ABP generalises, and ABP beside them. Returns the rows."""
-    rows = []
-    for start, summary in summaries.items():
-        config, found = starts[start][0], likelihoods.get(start)
-        row = dict.fromkeys(linear.HEADS) | {
-            "model": f"ABP, {start} start", "d": config.nz, "train_psnr": summary["psnr"],
-            "train_mse": summary["mse"]}
-        if found:
-            mean = likelihood.mean_row(found.rows)
-            row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"], "sigma": found.sigma_ml}
+def write_linear(run, starts):
+    """linear.*: the linear models that ABP generalises, and ABP beside them.
+
+    Of a run with a mask only ABP: its numbers are of visible pixels, theirs of whole images.
+    """
+    rows, label = [], "" if run.mask is None else ", visible pixels"
+    for start, one in starts.items():
+        row = {"model": f"ABP, {start} start{label}", "d": run.config.nz,
+               "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
+        if run.config.nz == 2:
+            mean = mean_row(one.found.rows)
+            row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"],
+                    "sigma": one.found.sigma_ml}
         rows.append(row)
-    rows += linear.rows(images)
-    write_tables(out, "linear", rows, linear.HEADS, linear.FORMS)
-    return rows
+    if run.mask is not None:
+        print(LEFT_OUT)
+    rows += linear.rows(run.images) if run.mask is None else [{"model": LEFT_OUT}]
+    rows = [dict.fromkeys(linear.HEADS) | row for row in rows]
+    write_tables(run.out, "linear", rows, linear.HEADS, linear.FORMS)
 
 
-def write_factors(out, data, names, starts):
-    """factors.* of images whose factors are known: how well each is read off z. Returns whether they are."""
-    known = factors.read(data, names)
+def write_factors(run):
+    """factors.* of images whose factors are known."""
+    known, table = factors.read(run.data, run.names), []
     if known is None:
-        return False
-    table = []
-    for start, (config, _, z) in starts.items():
+        return
+    for start, (_, _, z) in run.starts.items():
         table += [{"start": start} | row for row in factors.rows(z, known)]
-        paths = [out / start / f"factors.{kind}" for kind in ("png", "pdf")]
-        factors.draw(z, known, config.prior_sigma, paths)
-    write_tables(out, "factors", table, factors.HEADS, factors.FORMS)
-    return True
+    write_tables(run.out, "factors", table, factors.HEADS, factors.FORMS)
+
+
+COMMANDS = {"": (EvaluateConfig, evaluate),
+            "holdout": (HoldoutConfig, train_anew(holdout.run, "folds")),
+            "occlusion": (TrainConfig, train_anew(occlusion.run)),
+            "warm_cold": (WarmColdConfig, train_anew(warm_cold.run, "seeds"))}
 
 
 def main(argv=None):
-    """Run the command line -> exit status: 0, 2 after an error (one line on stderr), 130 if stopped."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)   # torch's own
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--run")
-
-    def action():
-        options, _ = parse_args(EvaluateConfig, argv, __doc__, "evaluate.py")
-        print(f"{evaluate(options)}: written")
-
-    return exit_status("evaluate.py", action)
+    """Run the command line -> exit status: 0; 2 after an error, in one line; 130 if stopped."""
+    return run_program("python -m evaluation", __doc__, COMMANDS, argv)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
 """Chains of each sampler at a trained generator: do they mix, and do they find the modes?"""
+import math
 from typing import NamedTuple
 
 import torch
 
-import abp
-from evaluation.diagnostics import N_CHAINS, bulk_ess, moment_gaps, moments, rank_rhat
+from inference import samplers
 from inference.posterior import sample_gaussian_prior
 from inference.samplers import TARGET_WALK, rw_mh
+from runs.files import set_seed
 
-SAMPLERS = abp.SAMPLERS | {"rw_mh": rw_mh}
-TARGETS = abp.TARGETS | {"rw_mh": TARGET_WALK}
+SAMPLERS = samplers.SAMPLERS | {"rw_mh": rw_mh}
+TARGETS = samplers.TARGETS | {"rw_mh": TARGET_WALK}
+N_CHAINS = 4                   # for each image
 N_DRAWS = 96                   # of the prior, from which a chain is started
-STUCK_COLUMNS = ("image", "chain", "z1_start", "z2_start", "z1_end", "z2_end", "nats_above", "z1_restart",
-                 "z2_restart")
-STUCK = 10.0                   # nats above the best mode at which a chain counts as stuck; 1 is expected
+STUCK = 10.0  # nats above the best mode at which a chain counts as stuck; 1 is expected
 
 
 class Run(NamedTuple):
-    """N_CHAINS chains for each of m images."""
+    """N_CHAINS chains for each of m images, on the CPU."""
     draws: torch.Tensor        # (steps, N_CHAINS, m, 2), after adaptation
-    path: torch.Tensor         # (all steps + 1, N_CHAINS, m, 2), from the starts
     energy: torch.Tensor       # (steps, N_CHAINS, m), U of the draws
     acceptance: torch.Tensor   # (N_CHAINS, m)
     step: torch.Tensor         # (N_CHAINS, m)
@@ -27,12 +26,17 @@ class Run(NamedTuple):
 
 
 def dispersed_starts(joint, index, sigma, z, seed):
-    """Where chains start: at z (m, 2), and N_CHAINS - 1 times as cold chains do -> (N_CHAINS, m, 2)."""
-    generator = torch.Generator().manual_seed(seed)
+    """Where chains start: at z (m, 2), and as cold chains do -> (N_CHAINS, m, 2) in all.
+
+    Sets torch's global seed, from which the choice among draws and all later steps are drawn.
+    """
+    set_seed(seed)
     posterior = joint.posterior(index, sigma)
-    cold = [posterior.resample(sample_gaussian_prior(N_DRAWS, 2, joint.prior_sigma, generator))
-            for _ in range(N_CHAINS - 1)]
-    return torch.stack([z.float(), *cold])
+    starts = [z.float()]
+    for _ in range(N_CHAINS - 1):
+        draws = sample_gaussian_prior(N_DRAWS, 2, joint.prior_sigma)
+        starts.append(posterior.resample(draws.to(joint.device)).cpu())
+    return torch.stack(starts)
 
 
 def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
@@ -43,68 +47,93 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     sampler, target, wants_metric = SAMPLERS[name], TARGETS[name], name == "smmala"
     posterior = joint.posterior(index.repeat(N_CHAINS), sigma)
     density = posterior.local if wants_metric else posterior.energy
-    z, path, energy = starts.flatten(0, 1), [starts.flatten(0, 1)], []
+    z = starts.flatten(0, 1).to(joint.device)
+    draws, energy = [], []
 
     def record(k, state, u, probability):
-        path.append(state)
+        draws.append(state)
         energy.append(u)
 
     if fixed_step:
-        step, target = torch.full((len(z),), fixed_step), None
+        step, target = fixed_step, None
     elif wants_metric:
         step = 1.0
     else:                              # a third of the posterior's narrowest width at the start
         step = 0.3 * torch.linalg.eigvalsh(posterior.local(z)[2])[:, -1].rsqrt()
-    adapted = sampler(density, z, n_adapt, step, target, callback=record)
+    adapted = sampler(density, z, n_adapt, step, target)
     chains = sampler(density, adapted.z, n_steps, adapted.step, callback=record)
-    path = torch.stack(path).unflatten(1, (N_CHAINS, -1))
-    energy = torch.stack(energy).unflatten(1, (N_CHAINS, -1))
-    return Run(path[n_adapt + 1:], path, energy[n_adapt:], chains.acceptance.view(N_CHAINS, -1),
-               chains.step.view(N_CHAINS, -1), chains.passes // (n_steps + 1))
+    draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1)).cpu()
+    energy, acceptance, step = (values.unflatten(-1, (N_CHAINS, -1)).cpu() for values in (
+        torch.stack(energy), chains.acceptance, chains.step))
+    return Run(draws, energy, acceptance, step, chains.passes // (n_steps + 1))
+
+
+def floors(joint, evidence, sigma):
+    """U at the heaviest mode of every image, in the precision of the chains: (n,)."""
+    best = evidence.modes.z[evidence.modes.heaviest()].float().to(joint.device)
+    with torch.no_grad():
+        return joint.posterior(torch.arange(len(best)), sigma).energy(best).double().cpu()
+
+
+# -------------------------------------------------------------------------------------- diagnostics
+
+def bulk_ess(draws):
+    """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
+
+    draws (steps, chains, n, d) -> (n,); 0 if no chain moved.
+    """
+    ess = _array_stats().ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
+    moved = (draws != draws[0]).any(0).any(0).any(1)
+    return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
+
+
+def rank_rhat(draws):
+    """Rank-normalised split R-hat (Vehtari et al. 2021), greatest of the d coordinates; 1 if mixed.
+
+    draws (steps, chains, n, d) -> (n,); inf if no chain moved.
+    """
+    rhat = _array_stats().rhat(_for_arviz(draws), chain_axis=0, draw_axis=1, method="rank")
+    return torch.nan_to_num(torch.as_tensor(rhat).max(1).values, nan=math.inf)
+
+
+def _for_arviz(draws):
+    return draws.movedim(0, 1).double().numpy()
+
+
+def _array_stats():
+    from arviz_stats.base import array_stats  # half a second
+
+    return array_stats
+
+
+def moments(draws):
+    """Mean (n, d) and covariance (n, d, d) of draws (steps, chains, n, d), in float64."""
+    flat = draws.flatten(0, 1).double()
+    centred = flat - flat.mean(0)
+    return flat.mean(0), torch.einsum("sna,snb->nab", centred, centred) / len(flat)
+
+
+def moment_gaps(mean, covariance, other_mean, other_covariance):
+    """|mean - other| in stds of `covariance` and the ratio of stds, worst coordinate: (n,)."""
+    std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    ratio = other_covariance.diagonal(dim1=1, dim2=2).sqrt() / std
+    worst = ratio.log().abs().argmax(1, keepdim=True)
+    return ((mean - other_mean) / std).abs().max(1).values, ratio.gather(1, worst).squeeze(1)
 
 
 def diagnose(run, evidence, index, names, floor):
     """One row for each image: acceptance, effective samples, R-hat, moments against quadrature's.
 
-    floor (m,) is U at the best mode of each image.
+    floor (m,) is U at the best mode of each image, mode_1 and mode_2 its place. A chain is stuck
+    if its mean U is STUCK above; it is best restarted at the mode.
     """
     mean, covariance = moments(run.draws)
+    best = evidence.modes.z[evidence.modes.heaviest()][index]
     gap, ratio = moment_gaps(evidence.mean[index], evidence.covariance[index], mean, covariance)
-    ess, rhat = bulk_ess(run.draws), rank_rhat(run.draws)
-    excess = run.energy.double().mean(0) - floor                                          # (N_CHAINS, m)
-    per_pass = ess / (run.draws.shape[0] * N_CHAINS * run.passes)
-    return [{"image": names[i], "acceptance": run.acceptance[:, k].mean().item(),
-             "step": run.step[:, k].mean().item(), "ess": ess[k].item(),
-             "ess_per_1000_passes": 1000 * per_pass[k].item(), "rhat": rhat[k].item(),
-             "mean_gap": gap[k].item(), "std_ratio": ratio[k].item(),
-             "stuck": int((excess[:, k] > STUCK).sum())} for k, i in enumerate(index.tolist())]
-
-
-def stuck_chains(run, evidence, index, names, floor):
-    """Chains whose mean energy is STUCK nats above the best mode, or that never moved, with where to go."""
-    excess = run.energy.double().mean(0) - floor
-    frozen = (run.draws == run.draws[:1]).all(0).all(2)
-    best, rows = evidence.modes.z[evidence.modes.heaviest()][index], []
-    for chain, k in ((excess > STUCK) | frozen).nonzero().tolist():
-        start, end = run.path[0, chain, k], run.draws[-1, chain, k]
-        values = (names[index[k]], chain + 1, *start.tolist(), *end.tolist(), excess[chain, k].item(),
-                  *best[k].tolist())
-        rows.append(dict(zip(STUCK_COLUMNS, values, strict=True)))
-    return rows
-
-
-def mean_rows(rows):
-    """The rows of `diagnose`, each with its sampler, as one for each sampler: means over the images."""
-    samplers = dict.fromkeys(row["sampler"] for row in rows)
-    own = {name: [row for row in rows if row["sampler"] == name] for name in samplers}
-    return [{"sampler": name} | {key: sum(float(row[key]) for row in some) / len(some)
-                                 for key in some[0] if key not in ("sampler", "image")}
-            for name, some in own.items()]
-
-
-def floors(joint, evidence, sigma):
-    """U at the heaviest mode of every image, in the precision of the chains: (n,)."""
-    best = evidence.modes.heaviest()
-    index = torch.arange(len(best))
-    with torch.no_grad():
-        return joint.posterior(index, sigma).energy(evidence.modes.z[best].float()).double()
+    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (N_CHAINS, m)
+    columns = {"acceptance": run.acceptance.mean(0), "step": run.step.mean(0), "ess": ess,
+               "ess_per_1000_passes": 1000 * ess / (len(run.draws) * N_CHAINS * run.passes),
+               "rhat": rank_rhat(run.draws), "mean_gap": gap, "std_ratio": ratio,
+               "stuck": (excess > STUCK).sum(0), "mode_1": best[:, 0], "mode_2": best[:, 1]}
+    return [{"image": names[i]} | {key: values[k].item() for key, values in columns.items()}
+            for k, i in enumerate(index.tolist())]

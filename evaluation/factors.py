@@ -1,20 +1,17 @@
-"""Do the latents find the factors that the images were drawn with? Only for images whose factors are known.
+"""Do the latents find the factors of the images? Only for images whose factors are known.
 
-A data folder may hold factors.csv: a column `name`, an image's file name without its suffix, and the columns
-`lion` in [0, 1], 0 tiger and 1 lion, and `turn` in [-1, 1], the head's yaw; data/draw.py writes one.
+A data folder may hold factors.csv with the columns `name`, an image's file name without its suffix,
+`lion` in [0, 1], 0 tiger and 1 lion, and `turn` in [-1, 1], the yaw, as written by data/draw.py.
 """
 import csv
-import math
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from scipy.spatial import procrustes
 from sklearn.isotonic import IsotonicRegression
 
 from runs.options import UserError
-from utils import COLUMN, LINES, SMALL, STYLE, save_figure
+from runs.tables import read_csv
 
 FACTORS = ("lion", "turn")
 REMEDY = "mend it, or take it out of the folder to go without"
@@ -27,58 +24,38 @@ def read(folder, names):
     """The factors of images by file name: {"lion": (n,), "turn": (n,)}; None without a factors.csv.
 
     folder  the data folder; names  of its images, such as "face_01.png"
-    Raises UserError if factors.csv cannot be read, or does not give numbers for every image.
+    Raises UserError if factors.csv does not give finite numbers for every image.
     """
     path = Path(folder) / "factors.csv"
     if not path.is_file():
         return None
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns, lines = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error}); {REMEDY}") from None
-    for column in ("name", *FACTORS):
-        if column not in columns:
-            raise UserError(f"{path}: has no column {column}; {REMEDY}")
-    by_name = {line["name"]: line for line in lines}
-    for name in names:
-        if Path(name).stem not in by_name:
-            raise UserError(f"{path}: has no row for the image {Path(name).stem}; {REMEDY}")
-    return {factor: np.array([_number(by_name[Path(name).stem], factor, path) for name in names])
-            for factor in FACTORS}
-
-
-def _number(line, factor, path):
-    try:
-        value = float(line[factor] or "nan")               # a row that ends early holds None
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{path}: {factor} of {line['name']} is no number; {REMEDY}")
-    return value
-
-
-def direction(z, values):
-    """Least squares values ~ a + z b: z (n, nz), values (n,) -> b (nz,), fits (n,), leverages (n,)."""
-    design = np.column_stack([np.ones(len(z)), z])
-    solution = np.linalg.pinv(design)
-    coefficients = solution @ values
-    return coefficients[1:], design @ coefficients, np.einsum("ik,ki->i", design, solution)
+        by_name = {line["name"]: line for line in read_csv(path)}
+        lines = [by_name[Path(name).stem] for name in names]
+        values = {factor: np.array([float(line[factor] or "nan") for line in lines])
+                  for factor in FACTORS}
+    except KeyError as error:
+        raise UserError(f"{path}: has no row or column {error}; {REMEDY}") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: is no table of numbers ({error}); {REMEDY}") from None
+    for factor, column in values.items():
+        if not np.isfinite(column).all():
+            raise UserError(f"{path}: {factor} must be a finite number in every row; {REMEDY}")
+    return values
 
 
 def rows(z, factors):
     """Rows of a table: how well each factor can be read off the latents z (n, nz).
 
     linear_r2    R^2 of the factor on z by least squares
-    loo_r2       the same with each image predicted from the others, 1 - PRESS / squares about the mean; can
-                 be negative; None where an image alone fixes its own prediction
-    isotonic_r2  R^2 of the best rising function of that linear combination, which flatters few images
-    procrustes   of a last row for both factors: the share, 0 .. 1, of the squared distances between z and
-                 (lion, turn) left after the best shift, rotation, reflection and scale; each factor at unit
-                 variance, since their units are arbitrary
-    24 random latents that know nothing of the factors reach an isotonic R^2 of .10 to .45 and a disparity of
-    .84 to .99 (5 % and 95 % of 500 draws). A factor, or latents, that are the same for all images give None.
+    loo_r2       the same with each image predicted from the others, 1 - PRESS / squares about the
+                 mean; may be negative; None where an image alone fixes its own prediction
+    isotonic_r2  R^2 of the best rising function of that linear combination, which flatters few
+                 images
+    procrustes   of a last row for both factors: the fraction of the squared distances between z and
+                 (lion, turn), at unit variance, left after the best shift, rotation, reflection
+                 and scale
+    A factor, or latents, that are the same for all images give None.
     """
     z = np.asarray(z, float)
     table = [_row(factor, z, values) for factor, values in factors.items()]
@@ -87,15 +64,18 @@ def rows(z, factors):
 
 
 def _row(factor, z, values):
-    row = {"factor": factor, "linear_r2": None, "loo_r2": None, "isotonic_r2": None, "procrustes": None}
+    row = dict.fromkeys(HEADS) | {"factor": factor}
     total = np.square(values - values.mean()).sum()
     if total == 0:
         return row
-    slope, fitted, leverage = direction(z, values)
+    design = np.column_stack([np.ones(len(z)), z])                       # least squares on z
+    solution = np.linalg.pinv(design)
+    coefficients = solution @ values
+    fitted, leverage = design @ coefficients, np.einsum("ik,ki->i", design, solution)
     row["linear_r2"] = float(1 - np.square(values - fitted).sum() / total)
     if leverage.max() < 1 - 1e-9:
         row["loo_r2"] = float(1 - np.square((values - fitted) / (1 - leverage)).sum() / total)
-    rising = IsotonicRegression().fit_transform(z @ slope, values)       # rising, as its direction is
+    rising = IsotonicRegression().fit_transform(z @ coefficients[1:], values)
     return row | {"isotonic_r2": float(1 - np.square(values - rising).sum() / total)}
 
 
@@ -106,37 +86,3 @@ def _disparity(z, factors):
     width = max(z.shape[1], factors.shape[1])              # columns of zeros, where one has fewer
     a, b = (np.pad(m, ((0, 0), (0, width - m.shape[1]))) for m in (factors / spread, z))
     return float(procrustes(a, b)[2])
-
-
-def draw(z, factors, prior_sigma, paths):
-    """The latent plane with its images as points, coloured by lion, with an arrow for turn, to paths.
-
-    z (n, nz), of which the first two coordinates are drawn; factors as of `read`; paths to .png or .pdf.
-    Arrows at the points point the way the head does, longer the further it turns. Two arrows from the mean of
-    z show the direction in which each factor grows, by least squares in the plane.
-    """
-    z = np.asarray(z, float)
-    plane = np.zeros((len(z), 2))
-    plane[:, :z.shape[1]] = z[:, :2]
-    with rc_context(STYLE):
-        fig = Figure(figsize=(COLUMN, 0.85 * COLUMN), layout="constrained")
-        ax = fig.add_subplot()
-        reach = max(2.1 * prior_sigma, 1.1 * np.abs(plane).max())
-        points = ax.scatter(*plane.T, c=factors["lion"], cmap="cividis", vmin=0, vmax=1, s=16, zorder=2,
-                            edgecolors="0.3", linewidths=0.4)
-        ax.quiver(*plane.T, factors["turn"], np.zeros(len(plane)), angles="xy", scale_units="xy",
-                  scale=8 / reach, width=0.005, color="0.2", zorder=3)
-        for factor, style in zip(factors, ("-", (0, (4, 1.5))), strict=True):
-            slope = direction(plane, factors[factor])[0]
-            if norm := np.linalg.norm(slope):
-                end = plane.mean(0) + 0.75 * reach * slope / norm
-                arrow = {"arrowstyle": "->", "linestyle": style, "color": LINES["warm"]["color"]}
-                ax.annotate("", end, plane.mean(0), arrowprops=arrow, zorder=1)
-                ax.annotate(factor, end + 0.07 * reach * slope / norm, color=arrow["color"], ha="center",
-                            va="center", zorder=4,
-                            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
-        fig.colorbar(points, ax=ax, label="lion  (0 tiger, 1 lion)", shrink=0.8)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$",
-               ylabel="$z_2$" if z.shape[1] > 1 else "")
-        ax.set_title("small arrows: the way the head turns (turn)", fontsize=SMALL)
-        save_figure(fig, paths)

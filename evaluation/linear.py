@@ -1,10 +1,10 @@
 """The linear models that a generator network generalises: I = mu + W' z + eps, z ~ N(0, I_d).
 
     PCA   eps ~ N(0, sigma^2 I_D)   probabilistic PCA in closed form (Tipping and Bishop 1999)
-    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, an own noise for each value
+    FA    eps ~ N(0, diag(psi))     factor analysis by maximum likelihood, a noise for each value
 
-The image of D = 3 S^2 values has the density N(mu, W'W + Psi) in closed form, in nats, for pixels that are
-continuous in [-1, 1]. All in float64.
+The D = 3 S^2 values of an image, taken as continuous in [-1, 1], have the density N(mu, W'W + Psi)
+in closed form. All in float64.
 """
 import math
 import warnings
@@ -14,18 +14,16 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from evaluation.reconstruction import errors
+from inference.measures import mean_squared_error, psnr
 
 DIMENSIONS = (2, 4, 8, 16)
-# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be seen in the
-# data, and the density of a pixel that is the same in all images (a white margin) would grow without bound
+# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be
+# seen in the data, and the density of a pixel that is the same in all images (a white margin)
+# would grow without bound
 LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
 HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
-         "heldout_psnr": "held-out PSNR [dB]", "heldout_mse": "held-out MSE", "train_log_p": "log p [nats]",
-         "train_bits": "bits/dim", "heldout_log_p": "held-out log p [nats]",
-         "heldout_bits": "held-out bits/dim", "sigma": "σ"}
-FORMS = {"train_psnr": ".2f", "heldout_psnr": ".2f", "train_mse": ".5f", "heldout_mse": ".5f",
-         "train_log_p": ".0f", "heldout_log_p": ".0f", "train_bits": ".3f", "heldout_bits": ".3f",
+         "train_log_p": "log p [nats]", "train_bits": "bits/dim", "sigma": "σ"}
+FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f",
          "sigma": ".4f"}
 
 
@@ -38,8 +36,12 @@ class Linear(NamedTuple):
     encoder: torch.Tensor          # (d, D): the code of an image is encoder (I - mu) ...
     decoder: torch.Tensor          # (d, D): ... and its reconstruction mu + decoder' code
 
+    @property
+    def d(self):
+        return len(self.weights)
+
     def reconstruct(self, images):
-        """PCA: the orthogonal projection; FA: mu + W' E[z | I].  (n, 3, S, S) -> the same, not clipped."""
+        """PCA: orthogonal projection; FA: mu + W' E[z | I].  (n, 3, S, S) -> the same."""
         flat = (images.double().flatten(1) - self.mean) @ self.encoder.T @ self.decoder + self.mean
         return flat.view(images.shape)
 
@@ -49,7 +51,7 @@ class Linear(NamedTuple):
 
 
 def log_normal(x, mean, weights, noise):
-    """log N(x; mean, W'W + Psi) without a D x D matrix: x (n, D), W (d, D), Psi () or (D,) -> (n,), in nats.
+    """log N(x; mean, W'W + Psi) in nats: x (n, D), W (d, D), Psi () or (D,) -> (n,).
 
     With A = W Psi^-1/2, M = I + A A' and y = Psi^-1/2 (x - mean),
     (x - mean)' (W'W + Psi)^-1 (x - mean) = |y|^2 - (A y)' M^-1 (A y) (Woodbury), and
@@ -65,26 +67,24 @@ def log_normal(x, mean, weights, noise):
 
 
 def bits_per_dim(log_p, n_values):
-    """Bits for each value of an image on the scale 0 .. 255, from the log density of its values in [-1, 1].
+    """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1].
 
-    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per step is
-    127.5 times smaller, log2(127.5) = 6.99 bits more. The density is continuous, with no allowance for
-    rounding, so that the number may be negative.
-
-    log_p  log density of an image in nats, a number or a tensor; n_values  D, the values of an image
+    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per
+    step is 127.5 times smaller. The density is continuous, so that the number may be negative.
+    log_p  a number or a tensor; n_values  D, the values of an image
     """
     return -log_p / (n_values * math.log(2)) + math.log2(127.5)
 
 
-# ------------------------------------------------------------------------------------------------------- fits
+# --------------------------------------------------------------------------------------------- fits
 
 def fit_pca(images, d):
     """Probabilistic PCA of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
 
-    With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k,
-    sigma^2 = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d.
-    sigma^2 is at least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the
-    discarded eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
+    With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k, sigma^2
+    = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d. sigma^2 is at
+    least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the discarded
+    eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
     """
     flat = images.double().flatten(1)
     n, n_values = flat.shape
@@ -102,7 +102,7 @@ def fit_fa(images, d):
     The noise of each value is at least LEAST_VARIANCE.
     """
     flat = images.double().flatten(1)
-    with warnings.catch_warnings():                 # the end of 1000 iterations is near enough to the maximum
+    with warnings.catch_warnings():  # the end of 1000 iterations is near enough to the maximum
         warnings.simplefilter("ignore", ConvergenceWarning)
         # exact: the randomised default stops early, where the likelihood falls by chance
         fit = FactorAnalysis(d, svd_method="lapack").fit(flat.numpy())
@@ -118,31 +118,22 @@ def fit_all(images):
     return [fit(images, d) for fit in (fit_pca, fit_fa) for d in DIMENSIONS if d < len(images)]
 
 
-# ---------------------------------------------------------------------------------------------------- a table
+# ------------------------------------------------------------------------------------------ a table
 
-def rows(train, held_out=None):
-    """Rows of a table, a model each: how well it reconstructs and what density it gives, fitted on `train`.
+def rows(images):
+    """Rows of a table, one a model, fitted on `images`: reconstruction and density.
 
-    train, held_out  images (n, 3, S, S) in [-1, 1]; without held_out its columns are None
-    mse and psnr [dB] as of reconstruction.errors, log p [nats] an image, means over the images; sigma is the
-    std of the noise, of FA the root of the mean variance. No rows for fewer than three images.
+    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images;
+    sigma is the std of the noise, of FA the root of the mean variance. No rows for fewer than
+    three images.
     """
-    return [_row(model, train, held_out) for model in fit_all(train)]
-
-
-def _row(model, train, held_out):
-    train_values, heldout_values = (_measure(model, images) for images in (train, held_out))
-    row = {"model": model.name, "d": len(model.weights)}
-    for keys in (("psnr", "mse"), ("log_p", "bits")):
-        row |= {f"train_{key}": train_values.get(key) for key in keys}
-        row |= {f"heldout_{key}": heldout_values.get(key) for key in keys}
-    return row | {"sigma": model.noise.mean().sqrt().item()}
-
-
-def _measure(model, images):
-    if images is None:
-        return {}
-    mse, psnr = errors(model.reconstruct(images), images)
-    log_p = model.log_density(images).mean().item()
-    return {"mse": mse.mean().item(), "psnr": psnr.mean().item(), "log_p": log_p,
-            "bits": bits_per_dim(log_p, images[0].numel())}
+    table = []
+    for model in fit_all(images):
+        recon = model.reconstruct(images)
+        log_p = model.log_density(images).mean().item()
+        table.append({
+            "model": model.name, "d": model.d, "train_psnr": psnr(recon, images).mean().item(),
+            "train_mse": mean_squared_error(recon, images).mean().item(), "train_log_p": log_p,
+            "train_bits": bits_per_dim(log_p, images[0].numel()),
+            "sigma": model.noise.mean().sqrt().item()})
+    return table

@@ -1,24 +1,156 @@
-"""Modes of many densities at once, by damped Gauss-Newton steps."""
+"""Modes of posteriors in the latent plane: a coarse grid, damped Gauss-Newton steps, Gaussians."""
+import math
+from typing import NamedTuple
+
 import torch
 
+MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
+NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
+UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
+NEAR = 0.02  # squared Newton decrement of the end of a descent: .01 nats, a tenth of a std
+SAME = 0.5             # stds between the ends of two descents that went to one mode
+OVERLAP = 1.5          # stds, of both together, between two modes that are merged
 STALLED = 1e4          # damping of steps so small that only rounding can keep U from falling
 
 
+class Plane(NamedTuple):
+    """A grid over the latent plane: the same points for all images."""
+    z: torch.Tensor                # (m, 2) float64, z_1 slow, z_2 fast
+    squared_error: torch.Tensor    # (n, m) |I_i - g(z)|^2
+    cells: int                     # a side
+    area: float                    # of a cell
+
+
+def midpoints(half, cells):
+    """Centres of cells x cells equal squares of (-half, half)^2: (cells^2, 2) float64, z_1 slow."""
+    axis = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * half
+    return torch.cartesian_prod(axis, axis)
+
+
+class Modes(NamedTuple):
+    """Gaussian approximations of the posteriors of all images, one row for each mode."""
+    image: torch.Tensor            # (k,) which image it belongs to, in ascending order
+    z: torch.Tensor                # (k, 2) centre
+    factor: torch.Tensor           # (k, 2, 2) F, covariance F F'
+    log_mass: torch.Tensor         # (k,) log of the integral of p(z, I) over it
+
+    def of(self, i):
+        """Those of image i."""
+        return Modes(*(values[self.image == i] for values in self))
+
+    def heaviest(self):
+        """The row of the heaviest mode of each image, (n,)."""
+        rows = [(self.image == i).nonzero().squeeze(1) for i in self.image.unique().tolist()]
+        return torch.stack([own[self.log_mass[own].argmax()] for own in rows])
+
+
+def survey(joint, reach=4.5, cells=42):
+    """The coarse grid: cells x cells points over (-reach, reach)^2, in stds of the prior."""
+    half = reach * joint.prior_sigma
+    z = midpoints(half, cells)
+    return Plane(z, joint.distances(z), cells, (2 * half / cells) ** 2)
+
+
+def find_modes(joint, plane, sigma, z):
+    """The modes of all posteriors, by descents from minima on the coarse grid and from z (n, 2)."""
+    minima, image = _minima(joint, plane, sigma)
+    image = torch.cat([image, torch.arange(len(z))])
+    return descend(joint, sigma, image, torch.cat([minima, z.double()]))
+
+
+def descend(joint, sigma, image, z):
+    """The distinct modes that descents reach from z (m, 2) for the images `image` (m,) -> Modes."""
+    z, energy, _, metric = refine(lambda i, z: joint.local(image[i], z, sigma), z, tol=NEAR)
+    return _distinct(image, z, energy, metric)
+
+
+def _minima(joint, plane, sigma):
+    """The lowest local minima of U on the coarse grid, (m, 2), and the image of each, (m,)."""
+    prior = plane.z.square().sum(1) / (2 * joint.prior_sigma**2)
+    energy = plane.squared_error / (2 * sigma**2) + prior                                 # (n, m)
+    grid = energy.view(len(energy), 1, plane.cells, plane.cells)
+    lowest = -torch.nn.functional.max_pool2d(-grid, 3, 1, 1)
+    minima = torch.where(grid == lowest, grid, math.inf).flatten(1)
+    value, place = minima.topk(min(MOST_STARTS, minima.shape[1]), largest=False)
+    found = value.flatten().isfinite()
+    image = torch.arange(len(energy)).repeat_interleave(value.shape[1])
+    return plane.z[place.flatten()[found]], image[found]
+
+
+def _distinct(image, z, energy, metric):
+    """Drop modes found twice and negligible ones; masses by Laplace's approximation."""
+    log_mass = -energy - torch.logdet(metric) / 2 + math.log(2 * math.pi)
+    order = log_mass.argsort(descending=True)
+    image, z, metric, log_mass = (values[order] for values in (image, z, metric, log_mass))
+    gap = z[:, None] - z
+    found = torch.einsum("ija,jab,ijb->ij", gap, metric, gap) < SAME**2       # i within j
+    twice = (found & (image[:, None] == image)).tril(-1).any(1)               # within a heavier one
+    heaviest = torch.stack([log_mass[image == i].amax() for i in image.unique()])
+    kept = (~twice & (log_mass > heaviest[image] - UNLIKELY)).nonzero().squeeze(1)
+    kept = kept[image[kept].argsort(stable=True)]
+    factor = torch.linalg.cholesky(torch.linalg.inv(metric[kept]))
+    return Modes(image[kept], z[kept], factor, log_mass[kept])
+
+
+def merged(modes):
+    """One Gaussian, of the same mass, mean and covariance, for modes of an image that overlap."""
+    rows = []
+    for i in modes.image.unique().tolist():
+        kept = []  # (mass, mean, covariance), heaviest first
+        own = modes.of(i)
+        for k in own.log_mass.argsort(descending=True).tolist():
+            new = own.log_mass[k], own.z[k], own.factor[k] @ own.factor[k].T
+            for j, old in enumerate(kept):
+                gap = new[1] - old[1]
+                if gap @ torch.linalg.solve(old[2] + new[2], gap) < OVERLAP**2:
+                    kept[j] = _joined(old, new)
+                    break
+            else:
+                kept.append(new)
+        rows += [(torch.tensor(i), z, torch.linalg.cholesky(covariance), mass)
+                 for mass, z, covariance in kept]
+    return Modes(*map(torch.stack, zip(*rows, strict=True)))
+
+
+def _joined(a, b):
+    mass = torch.logaddexp(a[0], b[0])
+    p, gap = (b[0] - mass).exp(), b[1] - a[1]
+    return mass, a[1] + p * gap, (1 - p) * a[2] + p * b[2] + p * (1 - p) * gap.outer(gap)
+
+
+def log_gaussians(modes, z):
+    """log of w_k N(z; m_k, C_k) for each mode k of one image, at z (m, 2) -> (k, m)."""
+    u = torch.linalg.solve(modes.factor, (z[None] - modes.z[:, None]).mT)  # (k, 2, m)
+    log_det = torch.linalg.det(modes.factor).abs().log()
+    log_peak = modes.log_mass - log_det - math.log(2 * math.pi)
+    return log_peak[:, None] - u.square().sum(1) / 2
+
+
+def log_share(mixture, image, z):
+    """log r_k at the points z (k, m, 2) of the k-th mode, among the modes of the same image."""
+    shares = []
+    for i in image.unique().tolist():
+        own = mixture.of(i)
+        points = z[image == i]
+        logs = log_gaussians(own, points.flatten(0, 1)).view(len(own.z), *points.shape[:2])
+        shares.append(logs.diagonal(dim1=0, dim2=1).T - logs.logsumexp(0))
+    return torch.cat(shares)
+
+
+# ---------------------------------------------------------------------------------- descent
+
 @torch.no_grad()
 def refine(local, z, n_steps=20, tol=1e-4):
-    """Go down U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
+    """Descend U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
 
-    local    local(index, z) -> U (m,), dU/dz (m, d) and G (m, d, d), symmetric positive definite, as of
-             Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
+    local    local(index, z) -> U (m,), dU/dz (m, d) and G (m, d, d), symmetric positive definite,
+             as of Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
     z        (n, d) where the descents begin
     n_steps  most steps of a row; each is an evaluation
-    tol      a row is done when it stalls, or when its squared Newton decrement dU/dz' G^-1 dU/dz is below: U
-             is then about half of it above the mode's
+    tol      squared Newton decrement dU/dz' G^-1 dU/dz below which a row is done
 
-    The damping lambda of Levenberg and Marquardt (Marquardt 1963) is each row's own: it falls tenfold after a
-    step that was kept and grows fivefold after another. Gauss-Newton's G = J'J / sigma^2 + I / prior_sigma^2
-    leaves out the curvature of the generator itself, for which the damping makes up. Steps to where U or
-    its derivatives are not finite are not kept; a row that begins there stays.
+    The damping lambda (Marquardt 1963) is each row's own: it falls tenfold after a step that was
+    kept and grows fivefold after another. A row stays where U or its derivatives are not finite.
     Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
     """
     index = torch.arange(len(z), device=z.device)
@@ -47,6 +179,6 @@ def _decrement(grad, metric):
 
 
 def _solve(metric, grad):
-    """G^-1 g, in float64: a narrow posterior's metric is ill conditioned.  (n, d, d), (n, d) -> (n, d)."""
-    move, _ = torch.linalg.solve_ex(metric.double(), grad.double().unsqueeze(2))     # of nan: nan, no error
+    """G^-1 g in float64, since G may be ill conditioned: (n, d, d), (n, d) -> (n, d)."""
+    move, _ = torch.linalg.solve_ex(metric.double(), grad.double().unsqueeze(2))
     return move.squeeze(2).to(grad.dtype)

@@ -7,28 +7,28 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
-from utils import (
-    COLUMN,
-    FILE_NAME,
-    LATENT,
-    LINES,
-    SMALL,
-    STYLE,
-    file_name,
-    save_figure,
-    save_recon,
-    to_pixels,
-)
+from utils import COLUMN, LINES, SMALL, STYLE, save_figure, to_pixels
 
 N_NEAREST = 24                 # random samples that are shown beside the image nearest to each
-DEPTH = 3000.0                 # nats below the greatest at which the colours of the plane end, logarithmic
+DEPTH = 3000.0  # nats below the greatest at which the colours of the plane end, logarithmic
 ZOOM_DEPTH = 12.0              # the same for a zoom on a mode, linear
+LATENT = {"marker": "x", "color": "#d55e00", "markersize": 4}      # the run's z on a map
+# file names as in the report's \texttt: cmr10 has other signs in the places of _ and |
+FILE_NAME = {"family": ["cmtt10", "DejaVu Sans Mono"], "fontsize": SMALL, "parse_math": False}
+MODE = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": "white", "markersize": 6,
+        "markeredgewidth": 0.8}
 CHAIN_COLOURS = ("#d55e00", "#000000", "#cc79a7", "#ffffff")       # of four chains, on viridis
 NAMES = {"langevin": "Langevin (Eq. 6)", "mala": "MALA", "smmala": "smMALA", "rw_mh": "random walk"}
 
 
 def _save(fig, folder, name):
     save_figure(fig, [folder / f"{name}.png", folder / f"{name}.pdf"], dpi=200)
+
+
+def file_name(name):
+    """A file name for a figure: at most 18 characters, ? for what is not Latin-1."""
+    name = name.encode("latin-1", "replace").decode("latin-1")
+    return name if len(name) <= 18 else f"{name[:8]}...{name[-7:]}"
 
 
 def _panel_axes(ax):
@@ -38,23 +38,18 @@ def _panel_axes(ax):
         spine.set_visible(True)
 
 
-def _picture(ax, image, title=""):
-    ax.imshow(to_pixels(image), interpolation="lanczos")
-    ax.set_title(file_name(title), pad=2, **FILE_NAME)
-    ax.axis("off")
-
-
 def _map(ax, values, extent, norm):
-    """values (cells, cells), rows from the lowest z_2, coloured by how far they are below the greatest."""
+    """values (cells, cells), rows from the lowest z_2, coloured by nats below the greatest."""
     return ax.imshow(np.asarray(values.max() - values), origin="lower", extent=extent, norm=norm,
                      cmap="viridis_r", interpolation="bilinear", aspect="auto")
 
 
-def plot_maps(rows, folder, name="posterior_maps"):
-    """Log posteriors over the latent plane: for each image the whole plane, then a zoom on each mode.
+def plot_maps(rows, folder):
+    """Log posteriors over the latent plane: for each image the plane, then a zoom on each mode.
 
-    rows  dicts with image (3, S, S), recon (3, S, S), title, plane (cells, cells), reach, modes: list of
-          dicts with z (2,), share, zoom (cells, cells), extent; z (2,) where the run's latent stands
+    rows  dicts with image (3, S, S), recon (3, S, S), title, plane (cells, cells), reach, modes:
+          list of dicts with z (2,), share, zoom (cells, cells), extent; z (2,) where the run's
+          latent stands
     """
     zooms = max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
@@ -62,21 +57,23 @@ def plot_maps(rows, folder, name="posterior_maps"):
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
-            _picture(line[0], row["image"], row["title"])
+            line[0].imshow(to_pixels(row["image"]), interpolation="lanczos")
+            line[0].set_title(file_name(row["title"]), pad=2, **FILE_NAME)
+            line[0].axis("off")
             reach = row["reach"]
-            shown = _map(line[1], row["plane"], (-reach, reach, -reach, reach), LogNorm(1, DEPTH, clip=True))
+            shown = _map(line[1], row["plane"], (-reach, reach) * 2, LogNorm(1, DEPTH, clip=True))
             for k, mode in enumerate(row["modes"]):
-                line[1].plot(*mode["z"], marker="o", markerfacecolor="none", markeredgecolor="white",
-                             markersize=6, markeredgewidth=0.8)
-                line[1].annotate(str(k + 1), mode["z"], color="white", fontsize=SMALL, xytext=(4, 3),
-                                 textcoords="offset points")
+                line[1].plot(*mode["z"], **MODE)
+                line[1].annotate(str(k + 1), mode["z"], color="white", fontsize=SMALL,
+                                 xytext=(4, 3), textcoords="offset points")
             line[1].plot(*row["z"], **LATENT)
             for ax, (k, mode) in zip(line[2:], enumerate(row["modes"]), strict=False):
                 near = _map(ax, mode["zoom"], mode["extent"], Normalize(0, ZOOM_DEPTH))
                 left, right, low, high = mode["extent"]
                 if left <= row["z"][0] <= right and low <= row["z"][1] <= high:
                     ax.plot(*row["z"], **LATENT)
-                ax.set_title(f"mode {k + 1}, mass {100 * mode['share']:.3g} %", fontsize=SMALL, pad=2)
+                title = f"mode {k + 1}, mass {100 * mode['share']:.3g} %"
+                ax.set_title(title, fontsize=SMALL, pad=2)
             for ax in line[2 + len(row["modes"]):]:
                 ax.axis("off")
             for ax in line[1:2 + len(row["modes"])]:
@@ -89,10 +86,10 @@ def plot_maps(rows, folder, name="posterior_maps"):
             bar = fig.colorbar(mappable, ax=axes, location="right" if what == "modes" else "left",
                                shrink=0.5, aspect=25, pad=0.01)
             bar.set_label(rf"nats by which $\log p(z|I)$ is below its greatest: {what}")
-        _save(fig, folder, name)
+        _save(fig, folder, "posterior_maps")
 
 
-def plot_chains(rows, folder, name="chains"):
+def plot_chains(rows, folder):
     """Traces of each sampler's chains over the posterior near the heaviest mode of each image.
 
     rows  dicts with title, zoom (cells, cells), extent, paths {sampler: (steps, chains, 2)}
@@ -105,23 +102,25 @@ def plot_chains(rows, folder, name="chains"):
             for ax, sampler in zip(line, samplers, strict=True):
                 _map(ax, row["zoom"], row["extent"], Normalize(0, ZOOM_DEPTH))
                 for chain, colour in enumerate(CHAIN_COLOURS):
-                    ax.plot(*row["paths"][sampler][:, chain].T, color=colour, linewidth=0.35, alpha=0.9)
+                    path = row["paths"][sampler][:, chain]
+                    ax.plot(*path.T, color=colour, linewidth=0.35, alpha=0.9)
                 ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])
                 _panel_axes(ax)
             line[0].set_ylabel("$z_2$", labelpad=3)
-            line[0].text(-0.5, 0.5, file_name(row["title"]), transform=line[0].transAxes, rotation=90,
-                         ha="right", va="center", **FILE_NAME)
+            line[0].text(-0.5, 0.5, file_name(row["title"]), transform=line[0].transAxes,
+                         rotation=90, ha="right", va="center", **FILE_NAME)
         for ax, sampler in zip(axes[0], samplers, strict=True):
             ax.set_title(NAMES[sampler], pad=3)
         for ax in axes[-1]:
             ax.set_xlabel("$z_1$")
-        _save(fig, folder, name)
+        _save(fig, folder, "chains")
 
 
-def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
+def plot_plane(z, area, reach, d, prior_sigma, folder):
     """Left the stretch of the plane under the images' z, right |z|^2 against chi^2.
 
-    area  (cells, cells) log10 sqrt(det J'J), rows from the lowest z_2, over (-reach, reach)^2;  d the panel's
+    area  (cells, cells) log10 sqrt(det J'J), rows from the lowest z_2, over (-reach, reach)^2;  d
+          the panel's
     """
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(2 * COLUMN, COLUMN), layout="constrained")
@@ -134,41 +133,19 @@ def plot_plane(z, area, reach, d, prior_sigma, folder, name="latent_plane"):
         edge = math.sqrt(stats.chi2.ppf(0.95, 2)) * prior_sigma
         left.plot(edge * np.cos(angle), edge * np.sin(angle), color="white", linewidth=0.8,
                   label="95 % of the prior")
-        left.plot([-d, d, d, -d, -d], [-d, -d, d, d, -d], color="white", linewidth=0.8, linestyle=(0, (4, 2)),
-                  label="the panel")
+        left.plot([-d, d, d, -d, -d], [-d, -d, d, d, -d], color="white", linewidth=0.8,
+                  linestyle=(0, (4, 2)), label="the panel")
         left.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-reach, reach), ylim=(-reach, reach))
         left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=SMALL,
-                    facecolor="0.6", frameon=True, framealpha=1, handlelength=1.6, columnspacing=1.0)
+                    facecolor="0.6", frameon=True, framealpha=1, handlelength=1.6, columnspacing=1)
         bar = fig.colorbar(shown, ax=left, shrink=0.9)
         bar.set_label(r"stretch  $\log_{10} \sqrt{\det J^\top J}$")
         square = np.sort((np.asarray(z) / prior_sigma) ** 2 @ np.ones(2))
         expected = stats.chi2.ppf((np.arange(len(square)) + 0.5) / len(square), 2)
         top = 1.05 * max(square[-1], expected[-1])
         right.plot([0, top], [0, top], color="0.6", linewidth=0.8)
-        right.plot(expected, square, linestyle="none", marker="o", markersize=3, color=LINES["cold"]["color"])
+        right.plot(expected, square, linestyle="none", marker="o", markersize=3,
+                   color=LINES["cold"]["color"])
         right.set(xlabel=r"quantiles of $\chi^2_2$", ylabel=r"$|z|^2 / \sigma_z^2$ of the images",
                   xlim=(0, top), ylim=(0, top), aspect="equal")
-        _save(fig, folder, name)
-
-
-def plot_samples_nearest(samples, images, place, folder, n=N_NEAREST, name="nearest"):
-    """Random samples and under each the training image nearest to it, as PNG."""
-    save_recon({"sample": samples[:n], "nearest": images[place[:n]]}, folder / f"{name}.png")
-
-
-def plot_evidence(rows, folder, name="likelihood"):
-    """Bits per dimension of each image at the ML sigma, from the least.
-
-    rows  {start: list of dicts with bits_ml}
-    """
-    with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(COLUMN, 0.8 * COLUMN), layout="constrained")
-        ax = fig.subplots()
-        for start, values in rows.items():
-            bits = sorted(row["bits_ml"] for row in values)
-            ax.plot(range(1, len(bits) + 1), bits, marker="o", markersize=2.5, label=f"{start} start",
-                    **LINES[start])
-        ax.set(xlabel="image, from the likeliest", ylabel="bits per dimension")
-        if len(rows) > 1:
-            ax.legend()
-        _save(fig, folder, name)
+        _save(fig, folder, "latent_plane")

@@ -1,113 +1,88 @@
-"""The latent plane of a trained generator: where the images sit, where it tears, what lies between them."""
+"""The latent plane of a trained generator: where images sit, where it tears, what is between."""
 import math
 
 import torch
 from scipy import stats
 
-from inference.measures import N_SAMPLES, SATURATED, panel_range
+from evaluation.modes import midpoints
+from inference.measures import panel_range, psnr
 from inference.posterior import jacobian, squared_distances
 
-DISK = 0.95                    # the disk about 0 that holds this share of the prior
+DISK = 0.95                    # fraction of the prior in the disk about 0 that counts as inside
 TEAR_LINES, TEAR_POINTS, TEAR_RADIUS = 24, 60, 2.0
 
 
 def latents(z, names, prior_sigma):
-    """One row for each image: z, and |z|^2 over prior_sigma^2, which is chi^2 with 2 degrees of freedom."""
+    """Rows of an image's z and |z|^2 / prior_sigma^2, which is chi^2 with 2 degrees of freedom."""
     square = (z.double() / prior_sigma).square().sum(1)
     edge = stats.chi2.ppf(DISK, 2)
-    return [{"image": name, "z_1": point[0].item(), "z_2": point[1].item(), "z_square": s.item(),
-             "inside": "yes" if s <= edge else "no"} for name, point, s in zip(names, z, square, strict=True)]
+    return [{"image": name, "z_1": z_1, "z_2": z_2, "z_square": s,
+             "inside": "yes" if s <= edge else "no"}
+            for name, (z_1, z_2), s in zip(names, z.tolist(), square.tolist(), strict=True)]
 
 
 def occupancy(z, prior_sigma):
-    """How the latents z (n, 2) fill the prior and the panel: rows of a quantity, its value, the prior's."""
+    """How the latents z (n, 2) fill the prior and the panel, a dict: see start.QUANTITIES."""
     square = (z.double() / prior_sigma).square().sum(1)
-    d = panel_range(z, prior_sigma)
-    inside_panel = (z.abs() <= d).all(1).double().mean().item()
     test = stats.kstest(square.numpy(), "chi2", (2,))
-    panel_mass = (2 * stats.norm.cdf(d / prior_sigma) - 1) ** 2
-    share = (square <= stats.chi2.ppf(DISK, 2)).double().mean().item()
-    return [
-        {"quantity": "mean of |z|² / 2", "value": square.mean().item() / 2, "prior": 1.0},
-        {"quantity": "share of images within the 95 % disk", "value": share, "prior": DISK},
-        {"quantity": f"share of images within the panel, d = {d:.2g}", "value": inside_panel,
-         "prior": float(panel_mass)},
-        {"quantity": "Kolmogorov-Smirnov distance of |z|² from χ²", "value": float(test.statistic),
-         "prior": 0.0},
-        {"quantity": "its p-value", "value": float(test.pvalue), "prior": None},
-    ]
+    return {"inside": (square <= stats.chi2.ppf(DISK, 2)).double().mean().item(),
+            "in_panel": (z.abs() <= panel_range(z, prior_sigma)).all(1).double().mean().item(),
+            "ks": float(test.statistic), "ks_p": float(test.pvalue)}
 
 
 @torch.no_grad()
 def stretch(net, reach, cells):
     """log10 of the area by which g stretches the plane, sqrt(det J'J), J = dg/dz, on a grid.
 
-    Over cells x cells points of (-reach, reach)^2 -> (cells, cells), rows from the lowest z_2, and the values
-    of an axis. Where it is far above its surroundings the generator tears.
+    Over cells x cells midpoints of (-reach, reach)^2 -> (cells, cells) on the CPU, rows from the
+    lowest z_2. Where it is far above its surroundings the generator tears. No smaller than -12: 0
+    has no logarithm.
     """
-    axis = (torch.arange(cells) + 0.5) / cells * 2 * reach - reach
-    z = torch.cartesian_prod(axis, axis).flip(1)                                   # z_1 runs fast
+    z = midpoints(reach, cells).float().to(next(net.parameters()).device)
     area = []
     for part in z.split(64):
         tangents = jacobian(net, part)[1].flatten(2).transpose(0, 1)
-        area.append(torch.linalg.det((tangents @ tangents.mT).double()).sqrt().log10())
-    return torch.cat(area).view(cells, cells), axis
+        square = torch.linalg.det((tangents @ tangents.mT).double())
+        area.append(square.clamp(min=1e-24).log10().cpu() / 2)
+    return torch.cat(area).view(cells, cells).T
 
 
 @torch.no_grad()
-def tears(net, prior_sigma, seed=0):
-    """Steps |g(z_k+1) - g(z_k)| / |z_k+1 - z_k| along straight lines of the disk of radius 2 prior_sigma.
+def tears(net, prior_sigma):
+    """Steps |g(z_k+1) - g(z_k)| / |z_k+1 - z_k| along straight lines within 2 prior_sigma.
 
-    -> {"median", "p95", "greatest"}; a generator without tears has a 95th percentile of at most 4 medians.
+    -> {"median", "p95", "greatest", "ratio"}, ratio that of p95 to the median, None where the
+    median is 0; a generator without tears has a ratio of at most 4.
     """
-    generator = torch.Generator().manual_seed(seed)
-    angle, radius = torch.rand(2, TEAR_LINES, 2, generator=generator)
-    radius = TEAR_RADIUS * prior_sigma * radius.sqrt()                # uniform over the disk
-    ends = torch.stack([radius * (2 * math.pi * angle).cos(), radius * (2 * math.pi * angle).sin()], 2)
+    device, generator = next(net.parameters()).device, torch.Generator().manual_seed(0)
+    turn, square = torch.rand(2, TEAR_LINES, 2, generator=generator)     # uniform over the disk
+    angle, radius = 2 * math.pi * turn, TEAR_RADIUS * prior_sigma * square.sqrt()
+    ends = torch.stack([radius * angle.cos(), radius * angle.sin()], 2)
     t = torch.linspace(0, 1, TEAR_POINTS).view(1, -1, 1)
-    z = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * t                                 # (lines, points, 2)
+    z = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * t  # (lines, points, 2)
     steps = []
-    for line in z:
+    for line in z.to(device):
         images = net(line).flatten(1)
         steps.append((images[1:] - images[:-1]).norm(dim=1) / (line[1:] - line[:-1]).norm(dim=1))
     steps = torch.cat(steps)
-    return {"median": steps.median().item(), "p95": steps.quantile(0.95).item(),
-            "greatest": steps.max().item()}
+    median, p95 = steps.median().item(), steps.quantile(0.95).item()
+    return {"median": median, "p95": p95, "greatest": steps.max().item(),
+            "ratio": p95 / median if median else None}
 
 
 def nearest(samples, images, names):
-    """For each random sample the training image nearest to it: rows, and the images' places (m,)."""
-    distance, place = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).min(1)
-    rows = [{"sample": k + 1, "nearest": names[i], "rms": math.sqrt(d / images[0].numel()),
-             "psnr": 10 * math.log10(4 * images[0].numel() / d)}
-            for k, (d, i) in enumerate(zip(distance.tolist(), place.tolist(), strict=True))]
+    """The training image nearest to each random sample: rows, and the images' places (m,)."""
+    place = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).argmin(1)
+    rows = [{"sample": k + 1, "nearest": names[i], "psnr": value} for k, (i, value) in enumerate(
+        zip(place.tolist(), psnr(samples, images[place]).tolist(), strict=True))]
     return rows, place
 
 
-def between(images, recon, samples, rows):
-    """The pictures between the images beside the images: saturation, high frequencies, memorisation.
-
-    rows, as `nearest` gives them for the samples.
-    """
-    saturated = [(x.abs() > SATURATED).float().mean().item() for x in (images, recon, samples)]
-    power = [high_frequency_power(x) for x in (images, recon, samples)]
-    psnr = torch.tensor([row["psnr"] for row in rows])
-    used = len({row["nearest"] for row in rows})
-    rows = [
-        ("share of saturated pixels", *saturated),
-        ("high-frequency power over the images'", *(p / power[0] for p in power)),
-        ("PSNR to the nearest image, mean [dB]", None, None, psnr.mean().item()),
-        ("the same, 10th percentile [dB]", None, None, psnr.quantile(0.1).item()),
-        ("the same, 90th percentile [dB]", None, None, psnr.quantile(0.9).item()),
-        (f"share of images that are nearest to one of {N_SAMPLES} samples", None, None, used / len(images)),
-    ]
-    return [dict(zip(("quantity", "images", "reconstructions", "samples"), row, strict=True)) for row in rows]
-
-
 def high_frequency_power(images):
-    """Mean power of images (n, 3, S, S) at more than S / 8 cycles an image, a quarter of the finest.
+    """Mean power of images (n, 3, S, S) above S / 8 cycles an image, a quarter of the finest.
 
-    Under a Hann window, so that the opposite edges of an image, which differ, do not count as detail.
+    Under a Hann window, so that the opposite edges of an image, which differ, do not count as
+    detail.
     """
     size = images.shape[-1]
     window = torch.hann_window(size).outer(torch.hann_window(size))

@@ -1,130 +1,165 @@
-"""Everything that is said about one trained start, warm or cold: tables and figures in its folder."""
+"""The evaluation of one trained start, warm or cold: tables and figures in its folder."""
 import torch
+from skimage.metrics import structural_similarity
 
-from evaluation import chains, likelihood, pictures, plane, reconstruction
-from evaluation.density import Joint
-from inference.measures import N_SAMPLES, generate, panel_range, sample_images
+from evaluation import chains, likelihood, pictures, plane
+from evaluation.likelihood import Joint
+from evaluation.modes import midpoints
+from inference.measures import (
+    N_SAMPLES,
+    generate,
+    mean_squared_error,
+    panel_range,
+    psnr,
+    sample_images,
+)
 from runs.tables import write_tables
+from utils import save_recon
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0
 SHARE = 0.001                  # of the mass, below which a mode is not drawn
+# Wang, Bovik, Sheikh, Simoncelli: Image quality assessment: from error visibility to structural
+# similarity, 2004: Gaussian window of std 1.5 pixels, 11 a side, moments with its weights, without
+# Bessel's correction
+WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+RECON_HEADS = {"image": "image", "mse": "MSE", "psnr": "PSNR [dB]", "ssim": "SSIM"}
+RECON_FORMS = {"mse": ".5f", "psnr": ".2f", "ssim": ".3f"}
 CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "ess_per_1000_passes": "ESS per 1000 passes", "rhat": "R-hat",
                "mean_gap": "mean: gap in posterior stds", "std_ratio": "std over quadrature's",
-               "stuck": "stuck chains"}
-CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f", "rhat": ".3f",
-               "mean_gap": ".3f", "std_ratio": ".3f"}
-QUANTITIES = {                 # of the summary: (name, format for the text of a report; shares in percent)
-    "psnr": ("PSNR [dB]", ".2f"),
-    "mse": ("MSE", ".5f"),
+               "stuck": "stuck chains", "mode_1": "best mode: z_1", "mode_2": "best mode: z_2"}
+CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f",
+               "rhat": ".3f", "mean_gap": ".3f", "std_ratio": ".3f"}
+# of the summary, beside those of metrics.json: (name, format for the text of a report; ".0%" in
+# percent)
+QUANTITIES = {
+    "visible": ("fraction of pixels that are visible", ".0%"),
     "ssim": ("SSIM", ".3f"),
-    "samples_saturated": ("samples: share of saturated pixels", ".5f"),
+    "recon_power": ("reconstructions: high-frequency power over the images'", ".2f"),
     "samples_power": ("samples: high-frequency power over the images'", ".2f"),
-    "samples_nearest": ("samples: PSNR to the nearest image, mean [dB]", ".2f"),
-    "samples_nearest_low": ("samples: the same, 10th percentile [dB]", ".2f"),
-    "samples_nearest_high": ("samples: the same, 90th percentile [dB]", ".2f"),
-    "samples_used": ("samples: share of images that are nearest to one of them", ".0%"),
-    "occupancy": ("mean of |z|² / 2 over the prior's variance", ".2f"),
-    "inside": ("share of images within the 95 % disk", ".0%"),
+    "samples_used": ("samples: fraction of images that are nearest to one of them", ".0%"),
+    "inside": ("fraction of images within the 95 % disk", ".0%"),
+    "in_panel": ("fraction of images within the panel", ".0%"),
+    "ks": ("Kolmogorov-Smirnov distance of |z|² from χ²", ".3f"),
+    "ks_p": ("p-value of that distance", ".2g"),
     "tears": ("tears: 95th percentile of steps over their median", ".1f"),
     "ml_sigma": ("ML estimate of σ", ".4f"),
     "log_p": ("log p at the run's σ, mean [nats]", ".0f"),
     "log_p_ml": ("log p at ML σ, mean [nats]", ".0f"),
     "log_p_error": ("error estimate of log p, greatest [nats]", ".2g"),
     "bits_ml": ("bits per dimension at ML σ", ".3f"),
-    "sampling_agrees": ("importance sampling within 2 standard errors, share", ".0%"),
-    "several_modes": ("images with more than one mode, share", ".0%"),
+    "sampling_agrees": ("fraction of images with importance sampling within 2 std errors", ".0%"),
+    "several_modes": ("fraction of images with more than one mode", ".0%"),
     "acceptance": ("chains of the run's sampler: acceptance, mean", ".2f"),
     "ess": ("bulk ESS per 1000 passes, median", ".1f"),
     "rhat": ("R-hat, median", ".3f"),
-    "rhat_above": ("R-hat above 1.05, share", ".0%"),
-    "stuck": ("stuck chains, share", ".0%"),
+    "rhat_above": ("fraction of images with R-hat above 1.05", ".0%"),
+    "stuck": ("fraction of chains that are stuck", ".0%"),
 }
 
 
-class Start:
-    """A trained start and what is needed to evaluate it.
+def similarity(recon, images):
+    """Structural similarity of each image, the mean of its colours: (n, 3, S, S) twice -> (n,)."""
+    pairs = zip(recon.double().numpy(), images.double().numpy(), strict=True)
+    values = [structural_similarity(a, b, channel_axis=0, data_range=2, **WINDOW) for a, b in pairs]
+    return torch.tensor(values, dtype=torch.float64)
 
-    config, net, z  as `abp.load_run` returns them;  images (n, 3, S, S) in [-1, 1] and their names
-    folder          where tables and figures go; search: dtype of chains and searches
-    mask            (n, 1, S, S) or None
+
+def reconstruction_rows(recon, images, names, mask=None):
+    """Rows of a table: mse, psnr [dB] and ssim of each image, and their means in a last row.
+
+    recon, images  (n, 3, S, S) in [-1, 1] on the CPU, S at least 11, the side of the window of SSIM
+    mask           (n, 1, S, S) or None: mse and psnr are those of the visible pixels; ssim is None,
+                   since its windows mix visible and hidden pixels
+    """
+    columns = {"mse": mean_squared_error(recon, images, mask), "psnr": psnr(recon, images, mask)}
+    if mask is None:
+        columns["ssim"] = similarity(recon, images)
+    rows = [{"image": name} | {key: values[i].item() for key, values in columns.items()}
+            for i, name in enumerate(names)]
+    rows.append({"image": "mean"} | {key: values.mean().item() for key, values in columns.items()})
+    return [row | {"ssim": row.get("ssim")} for row in rows]
+
+
+class Start:
+    """A trained start: config, net and z as of `abp.load_run`, net on any device, and its images.
+
+    folder is where tables and figures go, search the dtype of chains and searches.
     """
 
-    def __init__(self, config, net, z, images, names, folder, search, mask=None, n_steps=60, n_shown=4):
+    def __init__(self, config, net, z, images, names, folder, search, mask, n_steps, n_shown):
         self.config, self.net, self.z, self.images, self.names = config, net, z, images, names
-        self.folder, self.search, self.mask = folder, search, mask
-        self.n_steps = n_steps
-        self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long().unique()
-        self.recon = generate(net, z)
+        self.folder, self.search, self.mask, self.n_steps = folder, search, mask, n_steps
+        self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long()
+        self.recon = generate(net, z.to(next(net.parameters()).device))
         self.n_samples = N_SAMPLES
-        self.summary = {}          # {key of QUANTITIES: value}
+        self.summary = {}                                  # {key of QUANTITIES: value}
+        self._sum_up(visible=None if mask is None else mask.mean().item())
+
+    def _tables(self, name, rows, heads=None, forms=None):
+        write_tables(self.folder, name, rows, heads, forms)
+
+    def _sum_up(self, **values):
+        self.summary |= {key: value for key, value in values.items() if value is not None}
 
     def reconstruction(self):
-        rows = reconstruction.rows(self.recon, self.images, self.names)
-        write_tables(self.folder, "reconstruction", rows, reconstruction.HEADS, reconstruction.FORMS)
-        self.summary |= {key: rows[-1][key] for key in ("psnr", "mse", "ssim")}
+        rows = reconstruction_rows(self.recon, self.images, self.names, self.mask)
+        self._tables("reconstruction", rows, RECON_HEADS, RECON_FORMS)
+        self._sum_up(ssim=rows[-1]["ssim"])
 
     def samples(self):
         samples = sample_images(self.net, self.config)
         rows, place = plane.nearest(samples, self.images, self.names)
-        write_tables(self.folder, "nearest", rows, {"rms": "RMS distance", "psnr": "PSNR [dB]"},
-                     {"psnr": ".2f"})
-        between = plane.between(self.images, self.recon, samples, rows)
-        write_tables(self.folder, "between", between)
-        pictures.plot_samples_nearest(samples, self.images, place, self.folder)
-        keys = [key for key in QUANTITIES if key.startswith("samples_")]
-        self.summary |= {key: row["samples"] for key, row in zip(keys, between, strict=True)}
+        self._tables("nearest", rows, {"psnr": "PSNR [dB]"}, {"psnr": ".2f"})
+        shown = slice(pictures.N_NEAREST)
+        save_recon({"sample": samples[shown], "nearest": self.images[place[shown]]},
+                   self.folder / "nearest.png")
+        power = [plane.high_frequency_power(x) for x in (self.images, self.recon, samples)]
+        if power[0]:
+            self._sum_up(recon_power=power[1] / power[0], samples_power=power[2] / power[0])
+        self._sum_up(samples_used=len(place.unique()) / len(self.images))
 
     def likelihood(self):
         self.joint = Joint(self.net, self.images, self.config.prior_sigma, self.search, self.mask)
         self.found = likelihood.likelihood(self.joint, self.z, self.names, self.config.mse_sigma)
-        rows = self.found.rows + [likelihood.mean_row(self.found.rows)]
-        write_tables(self.folder, "likelihood", rows, likelihood.HEADS, likelihood.FORMS)
-        mean = rows[-1]
-        within = [abs(r["sampling_gap"]) <= 2 * r["sampling_error"] for r in self.found.rows]
-        self.summary |= {
-            "ml_sigma": self.found.sigma_ml,
-            "log_p": mean["log_p"],
-            "log_p_ml": mean["log_p_ml"],
-            "log_p_error": max(mean["error"], mean["error_ml"]),
-            "bits_ml": mean["bits_ml"],
-            "sampling_agrees": sum(within) / len(within),
-            "several_modes":
-                sum(r["modes"] > 1 for r in self.found.rows) / len(self.names),
-        }
+        images, mean = self.found.rows, likelihood.mean_row(self.found.rows)
+        self._tables("likelihood", [*images, mean], likelihood.HEADS, likelihood.FORMS)
+        within = [abs(row["sampling_gap"]) <= 2 * row["sampling_error"] for row in images]
+        self._sum_up(
+            ml_sigma=self.found.sigma_ml, log_p=mean["log_p"], log_p_ml=mean["log_p_ml"],
+            log_p_error=max(mean["error"], mean["error_ml"]), bits_ml=mean["bits_ml"],
+            sampling_agrees=sum(within) / len(within),
+            several_modes=sum(row["modes"] > 1 for row in images) / len(images))
 
     def chains(self):
-        """Chains of the run's own sampler for all images, of every sampler for the images that are shown."""
+        """Chains of the run's sampler for all images, of every sampler for the shown images."""
         config, sigma, found = self.config, self.config.mse_sigma, self.found.at_run
-        everything = torch.arange(len(self.images))
+        everything, n_adapt = torch.arange(len(self.images)), self.n_steps // 2
         floor = chains.floors(self.joint, found, sigma)
         starts = chains.dispersed_starts(self.joint, everything, sigma, self.z, config.seed)
-        torch.manual_seed(config.seed)
-        run = chains.sample(self.joint, everything, sigma, config.chosen_sampler, starts, self.n_steps // 2,
+        run = chains.sample(self.joint, everything, sigma, config.chosen_sampler, starts, n_adapt,
                             self.n_steps, config.langevin_step_size)
         rows = chains.diagnose(run, found, everything, self.names, floor)
-        write_tables(self.folder, "chains", rows, CHAIN_HEADS, CHAIN_FORMS)
-        stuck = chains.stuck_chains(run, found, everything, self.names, floor)
-        write_tables(self.folder, "stuck", stuck or [dict.fromkeys(chains.STUCK_COLUMNS)])
-        column = {key: torch.tensor([float(r[key]) for r in rows]) for key in CHAIN_HEADS}
-        self.summary |= {
-            "acceptance": column["acceptance"].mean().item(),
-            "ess": column["ess_per_1000_passes"].median().item(),
-            "rhat": column["rhat"].median().item(),
-            "rhat_above": (column["rhat"] > 1.05).double().mean().item(),
-            "stuck": column["stuck"].sum().item() / starts[..., 0].numel(),
-        }
+        self._tables("chains", rows, CHAIN_HEADS, CHAIN_FORMS)
+        column = {key: torch.tensor([float(row[key]) for row in rows]) for key in CHAIN_HEADS}
+        self._sum_up(
+            acceptance=column["acceptance"].mean().item(), rhat=column["rhat"].median().item(),
+            ess=column["ess_per_1000_passes"].median().item(),
+            rhat_above=(column["rhat"] > 1.05).double().mean().item(),
+            stuck=column["stuck"].sum().item() / starts[..., 0].numel())
         # every sampler on the images that are shown, all chains from the run's z
         starts = self.z[self.shown].repeat(chains.N_CHAINS, 1, 1)
-        runs, table = {}, []
+        runs, table, means = {}, [], []
         for name in chains.SAMPLERS:
-            runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, self.n_steps // 2,
+            runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, n_adapt,
                                        self.n_steps)
-            table += [{"sampler": name} | row for row in
-                      chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])]
-        write_tables(self.folder, "samplers", table, CHAIN_HEADS, CHAIN_FORMS)
-        write_tables(self.folder, "samplers_mean", chains.mean_rows(table), CHAIN_HEADS, CHAIN_FORMS)
+            rows = chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])
+            table += [{"sampler": name} | row for row in rows]
+            mean = likelihood.mean_row(rows)
+            means.append({"sampler": name} | {key: mean[key] for key in list(CHAIN_HEADS)[:-2]})
+        self._tables("samplers", table, CHAIN_HEADS, CHAIN_FORMS)
+        self._tables("samplers_mean", means, CHAIN_HEADS, CHAIN_FORMS)
         self._draw_posteriors(runs)
 
     def _draw_posteriors(self, runs):
@@ -139,33 +174,29 @@ class Start:
                      for m in drawn.tolist() if share[m] >= SHARE]
             index = torch.full((len(grid.z),), i)
             values = self.joint.log_joint(grid.squared_error[i], index, grid.z, sigma)
-            title = self.names[i]
-            maps.append({"image": self.images[i], "title": title, "reach": reach, "z": self.z[i].tolist(),
-                         "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
-            traces.append({"title": title, "zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
-                           "paths": {name: run.draws[:, :, k].numpy() for name, run in runs.items()}})
+            common = {"title": self.names[i]}
+            maps.append(common | {"image": self.images[i], "reach": reach, "z": self.z[i].tolist(),
+                                  "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
+            paths = {name: run.draws[:, :, k].numpy() for name, run in runs.items()}
+            traces.append(common | {"zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
+                                    "paths": paths})
         pictures.plot_maps(maps, self.folder)
         pictures.plot_chains(traces, self.folder)
 
     def _zoom(self, i, centre, factor):
         """log p(z, I_i) on a fine grid around a mode, rows from the lowest z_2."""
         half = ZOOM_STDS * (factor @ factor.T).diagonal().sqrt()
-        t = (torch.arange(ZOOM_CELLS, dtype=torch.float64) + 0.5) / ZOOM_CELLS * 2 - 1
-        z = centre + torch.cartesian_prod(t, t).flip(1) * half
-        index = torch.full((len(z),), i)
-        values = self.joint.log_joint(self.joint.squared_error(index, z), index, z, self.config.mse_sigma)
+        z = centre + midpoints(1.0, ZOOM_CELLS) * half
+        index, joint = torch.full((len(z),), i), self.joint
+        values = joint.log_joint(joint.squared_error(index, z), index, z, self.config.mse_sigma)
         (left, low), (right, high) = (centre - half).tolist(), (centre + half).tolist()
-        return {"zoom": values.view(ZOOM_CELLS, ZOOM_CELLS), "extent": (left, right, low, high)}
+        return {"zoom": values.view(ZOOM_CELLS, ZOOM_CELLS).T, "extent": (left, right, low, high)}
 
     def plane(self):
         """The latent plane: where the images sit, and where the generator tears."""
         sigma = self.config.prior_sigma
-        write_tables(self.folder, "latents", plane.latents(self.z, self.names, sigma), {"z_square": "|z|²"})
-        occupancy = plane.occupancy(self.z, sigma)
-        write_tables(self.folder, "occupancy", occupancy)
-        self.summary |= {"occupancy": occupancy[0]["value"], "inside": occupancy[1]["value"]}
-        tears = plane.tears(self.net, sigma)
-        self.summary["tears"] = tears["p95"] / tears["median"]
-        area, _ = plane.stretch(self.net, STRETCH_REACH * sigma, STRETCH_CELLS)
-        pictures.plot_plane(self.z.numpy(), area, STRETCH_REACH * sigma, panel_range(self.z, sigma), sigma,
-                            self.folder)
+        self._tables("latents", plane.latents(self.z, self.names, sigma), {"z_square": "|z|²"})
+        self._sum_up(**plane.occupancy(self.z, sigma), tears=plane.tears(self.net, sigma)["ratio"])
+        reach, d = STRETCH_REACH * sigma, panel_range(self.z, sigma)
+        area = plane.stretch(self.net, reach, STRETCH_CELLS)
+        pictures.plot_plane(self.z.numpy(), area, reach, d, sigma, self.folder)

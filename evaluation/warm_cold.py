@@ -1,9 +1,9 @@
 """Warm start against cold start, fairly: the same number of network passes, and several seeds.
 
-An epoch of the warm start costs one pass an image more than one of the cold start: the chains' present states
-compete with the draws of the prior (ABP.chain_start). Equal epochs would favour it. So the cold start trains
-to its last epoch, and the warm start until another epoch would cost more passes in all than that: with the
-default options a few epochs short of the end of its schedules, where the learning rate hardly falls further.
+An epoch of the warm start costs one pass per image more: the chains' present states compete with
+the draws of the prior. So the cold start trains to its last epoch, and the warm start until
+another epoch would exceed the passes of the cold start: with the default options a few epochs
+short of the end.
 """
 import dataclasses
 
@@ -13,83 +13,77 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from abp import ABP
-from inference import measures
+from inference.measures import measure, sample_images
 from runs.manuscript import METRICS
 from runs.tables import write_tables
 from utils import COLUMN, LINES, STYLE, save_figure
 
 STARTS = ("warm", "cold")
-MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturated", "z_mean_square")
+MEASURED = ("psnr", "sample_nearest_psnr", "sample_nearest_psnr_p10", "sample_saturated",
+            "z_mean_square")
 HEADS = {key: METRICS[key][0] for key in (*MEASURED, "seconds", "epochs")} | {
     "passes": "passes per image"}
 FORMS = {key: METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes": ".0f"}
 
 
-def run(config, images, names, folder, device, precision, seeds):
+def run(config, images, names, folder, device, precision, n_seeds):
     """Train both starts with every seed, and write what the same passes bring each.
 
-    config     abp.Config of the trainings, but for start and seed
-    images     (n, 3, S, S) in [-1, 1], with their names
-    folder     gets warm_cold_seeds.csv, .md, .tex, a row for each start and seed; warm_cold_warm.* and
-               warm_cold_cold.*, mean and std over the seeds; warm_cold.png, .pdf, PSNR along the passes
-    device, precision  of the trainings
-    seeds      of everything random, at least one
-    Returns {"warm": rows, "cold": rows}, mean and std of each.
+    config  abp.Config of the trainings, but for start; seeds are config.seed and those after it
+    images  (n, 3, S, S) in [-1, 1], with their names
+    folder  gets warm_cold_seeds.*, a row for each start and seed, then mean and std over the
+            seeds; warm_cold.png, .pdf, PSNR along the passes
+    Returns the rows.
     """
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
-    for seed in tqdm(seeds, desc="warm against cold", unit="seed", disable=None):
+    for k in tqdm(range(n_seeds), desc="warm against cold", unit="seed", disable=None):
         budget = None
-        for start in reversed(STARTS):                            # cold first: its passes are the budget
-            seeded = dataclasses.replace(config, start=start, seed=seed)
+        for start in reversed(STARTS):  # cold first: its passes are the budget
+            seeded = dataclasses.replace(config, start=start, seed=config.seed + k)
             model = ABP(seeded, images, start, device, precision, names)
             passes = train(model, budget)
             budget = budget or passes[-1]
-            found[start].append({"start": start, "seed": seed} | _measure(model, passes[-1]))
+            samples = sample_images(model.net, seeded)
+            values = measure(model.net, model.z, images, samples, seeded, model.mask)
+            found[start].append({"start": start, "seed": seeded.seed}
+                                | {key: values[key] for key in MEASURED}
+                                | {"seconds": sum(row["seconds"] for row in model.history),
+                                   "epochs": len(model.history), "passes": passes[-1]})
             curves[start].append((passes, [row["psnr"] for row in model.history]))
-    tables = {start: spread(rows) for start, rows in found.items()}
-    write_tables(folder, "warm_cold_seeds", [*found["warm"], *found["cold"]], HEADS, FORMS)
-    for start, rows in tables.items():
-        write_tables(folder, f"warm_cold_{start}", rows, HEADS, FORMS)
+    table = [row for start in STARTS for row in (*found[start], *spread(found[start]))]
+    write_tables(folder, "warm_cold_seeds", table, HEADS, FORMS)
     draw(curves, [folder / "warm_cold.png", folder / "warm_cold.pdf"])
-    return tables
+    return table
 
 
 def train(model, budget=None):
     """Train to the last epoch, or the last that the budget [passes per image] pays; at least one.
 
-    An epoch costs what the one before it did. Returns the passes per image up to each epoch, a list.
+    An epoch costs what the one before it did. Returns the passes per image up to each epoch, a
+    list.
     """
     passes = []
-    for row in model.train():
+    for row in model:
         passes.append(row["passes"] + (passes[-1] if passes else 0))
         if budget is not None and passes[-1] + row["passes"] > budget:
             break
     return passes
 
 
-def _measure(model, passes):
-    samples = measures.sample_images(model.net, model.config)
-    values = measures.measure(model.net, model.z, model.images, samples, model.config)
-    return {key: values[key] for key in MEASURED} | {
-        "seconds": sum(row["seconds"] for row in model.history), "epochs": len(model.history),
-        "passes": passes}
-
-
 def spread(rows):
-    """The rows of some seeds as two: mean and std (n - 1) of each number; no std of a single seed."""
+    """Mean and std (n - 1) of the numbers in rows of one start: two rows; no std of one seed."""
     keys = [key for key in rows[0] if key not in ("start", "seed")]
     values = np.array([[row[key] for key in keys] for row in rows], float)
     std = values.std(0, ddof=1).tolist() if len(rows) > 1 else [None] * len(keys)
-    return [{"over seeds": name} | dict(zip(keys, numbers, strict=True))
+    return [{"start": rows[0]["start"], "seed": name} | dict(zip(keys, numbers, strict=True))
             for name, numbers in (("mean", values.mean(0).tolist()), ("std", std))]
 
 
 def draw(curves, paths):
-    """PSNR along the network passes: the mean over the seeds and a band from the least to the greatest.
+    """PSNR along the network passes: the mean over the seeds, in a band from least to greatest.
 
-    curves  {"warm": one (passes per image, psnr) for each seed, "cold": ...}; lists of an epoch each, and the
-            same passes for all seeds of a start
-    paths   files to draw to, .png or .pdf
+    curves  {start: [(passes per image, psnr) of each seed]}, lists of an epoch each; the same
+            passes for all seeds of a start
     """
     with rc_context(STYLE):
         fig = Figure(figsize=(COLUMN, 0.75 * COLUMN), layout="constrained")
@@ -98,8 +92,8 @@ def draw(curves, paths):
             passes, psnr = seeds[0][0], np.array([values for _, values in seeds])
             marker = "." if len(passes) < 3 else None
             ax.plot(passes, psnr.mean(0), label=f"{start} start", marker=marker, **LINES[start])
-            ax.fill_between(passes, psnr.min(0), psnr.max(0), color=LINES[start]["color"], alpha=0.2,
-                            linewidth=0)
+            ax.fill_between(passes, psnr.min(0), psnr.max(0), color=LINES[start]["color"],
+                            alpha=0.2, linewidth=0)
         ax.set(xlabel="network passes per image", ylabel="PSNR [dB]")
         ax.legend(loc="lower right")
         save_figure(fig, paths)

@@ -1,7 +1,7 @@
-"""python evaluate.py: what it writes, what it refuses; the latent plane and chains against known answers."""
-import csv
+"""python -m evaluation: outputs and errors; the latent plane and chains against known answers."""
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -11,74 +11,92 @@ from PIL import Image
 
 import abp
 from evaluation import __main__, chains, plane
-from evaluation.density import Joint
-from evaluation.needles import find_modes, survey
+from evaluation.likelihood import Joint
+from evaluation.modes import find_modes, survey
 from evaluation.quadrature import log_evidence
-from runs.tables import write_tables
+from runs.tables import read_csv
 
-TABLES = ("reconstruction", "nearest", "between", "likelihood", "chains", "stuck", "samplers", "latents",
-          "occupancy")
+TABLES = ("reconstruction", "nearest", "likelihood", "chains", "samplers", "samplers_mean",
+          "latents")
 FIGURES = ("posterior_maps", "chains", "latent_plane")
+QUICK = ("--n_steps", "20", "--n_shown", "2")
 
 
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
-    """A finished run of both starts."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert abp.main([*command(faces, n_epochs=12, learn_num_steps=4), f"--out={folder}"]) == 0
-    return folder
+def train(faces, tmp_path_factory):
+    """train(**options): the folder of a small finished run."""
+    def train(**options):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        assert abp.main([*command(faces, **options), f"--out={folder}"]) == 0
+        return folder
+    return train
+
+
+@pytest.fixture(scope="module")
+def trained(train):
+    return train(n_epochs=12, learn_num_steps=4)
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of it, to spoil."""
+    """A copy of a finished run of both starts, to change."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def summary(folder):
+    rows = read_csv(folder / "evaluation" / "summary.csv")
+    return {row["quantity"]: row for row in rows}
 
 
-def test_a_run_is_evaluated_whole(run, capsys):
-    assert __main__.main([str(run), "--n_steps", "20", "--n_shown", "2"]) == 0
+def metrics(folder, start="warm"):
+    return json.loads((folder / start / "metrics.json").read_text())
+
+
+def test_evaluation_of_a_run(run, capsys, monkeypatch):
+    opened, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: opened.append(a[0]) or load(*a, **k))
+    assert __main__.main([str(run), *QUICK, "--device", "cpu"]) == 0
+    assert len(opened) == 2                                  # each checkpoint once
     out = run / "evaluation"
     for start in ("warm", "cold"):
         for name in TABLES:
             for kind in ("csv", "md", "tex"):
-                assert (out / start / f"{name}.{kind}").stat().st_size, name
+                assert (out / start / f"{name}.{kind}").stat().st_size
         for name in FIGURES:
             with Image.open(out / start / f"{name}.png") as picture:
                 assert picture.width > 300
             assert (out / start / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    summary = {row["quantity"]: row for row in rows(out / "summary.csv")}
-    metrics = json.loads((run / "warm" / "metrics.json").read_text())
-    assert float(summary["PSNR [dB]"]["warm start"]) == pytest.approx(metrics["psnr"], abs=1e-3)
-    nearest = summary["samples: PSNR to the nearest image, mean [dB]"]
-    assert float(nearest["warm start"]) == pytest.approx(metrics["sample_nearest_psnr"], abs=1e-3)
-    assert float(summary["ML estimate of σ"]["cold start"]) > 0
-    linear = rows(out / "linear.csv")
+    found = summary(run)
+    assert float(found["PSNR [dB]"]["warm start"]) == metrics(run)["psnr"]
+    rows = read_csv(out / "warm" / "reconstruction.csv")
+    assert float(rows[-1]["psnr"]) == pytest.approx(metrics(run)["psnr"], abs=1e-3)
+    nearest = [float(row["psnr"]) for row in read_csv(out / "warm" / "nearest.csv")]
+    mean = sum(nearest) / len(nearest)
+    assert mean == pytest.approx(metrics(run)["sample_nearest_psnr"], abs=1e-3)
+    assert float(found["ML estimate of σ"]["cold start"]) > 0
+    linear = read_csv(out / "linear.csv")
     assert [row["model"] for row in linear[:3]] == ["ABP, warm start", "ABP, cold start", "PCA"]
     assert float(linear[0]["train_log_p"]) == pytest.approx(
-        float(summary["log p at ML σ, mean [nats]"]["warm start"]))
+        float(found["log p at ML σ, mean [nats]"]["warm start"]))
     assert "warm: likelihood" in capsys.readouterr().out
 
 
-def test_the_ml_sigma_is_the_likeliest(run):
-    config, net, z = abp.load_run(run / "warm")
-    images, _ = abp.load_img_tensors(config.data, config.img_size)
-    joint = Joint(net, images, 1.0)
-    coarse = survey(joint)
-    found = __main__.likelihood.likelihood(joint, z, [str(i) for i in range(len(z))], config.mse_sigma)
-    at_ml = found.at_ml.log_p.sum()
-    for other in (0.9, 1.1):
-        sigma = other * found.sigma_ml
-        assert log_evidence(joint, coarse, find_modes(joint, coarse, sigma, z), sigma).log_p.sum() < at_ml
+def test_masked_run_is_measured_on_visible_pixels(train, capsys):
+    folder = train(start="warm", mask="pepper:0.5")
+    assert __main__.main([str(folder), *QUICK]) == 0
+    assert "visible pixels" in (text := capsys.readouterr().out) and __main__.LEFT_OUT in text
+    rows = read_csv(folder / "evaluation" / "warm" / "reconstruction.csv")
+    for key, name in (("psnr", "PSNR [dB]"), ("mse", "MSE")):
+        assert float(summary(folder)[name]["warm start"]) == metrics(folder)[key]
+        assert float(rows[-1][key]) == pytest.approx(metrics(folder)[key], rel=1e-4)
+    assert all(row["ssim"] == "" for row in rows) and "SSIM" not in summary(folder)
+    linear = read_csv(folder / "evaluation" / "linear.csv")
+    models = ["ABP, warm start, visible pixels", __main__.LEFT_OUT]
+    assert [row["model"] for row in linear] == models and linear[1]["train_log_p"] == ""
 
 
-def test_with_another_nz_what_needs_no_plane_is_written(faces, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert abp.main([*command(faces, nz=3, start="warm"), f"--out={folder}"]) == 0
+def test_run_with_three_latent_dimensions(train, capsys):
+    folder = train(nz=3, start="warm")
     assert __main__.main([str(folder)]) == 0
     assert "nz is 3" in capsys.readouterr().out
     out = folder / "evaluation"
@@ -86,43 +104,48 @@ def test_with_another_nz_what_needs_no_plane_is_written(faces, tmp_path, capsys)
     assert not (out / "warm" / "likelihood.csv").exists()
 
 
-@pytest.mark.parametrize("experiment, table", [
-    (["--experiment", "occlusion"], "occlusion.csv"),
-    (["--experiment", "warm-cold", "--seeds", "2"], "warm_cold_seeds.csv"),
-    (["--folds", "2"], "holdout.csv")])
-def test_experiments_train_anew_with_the_options_of_the_run(run, experiment, table):
-    assert __main__.main([str(run), *experiment, "--n_epochs", "2"]) == 0
-    assert len(rows(run / "evaluation" / table)) >= 4
+@pytest.mark.parametrize("arguments, table", [
+    (["occlusion"], "occlusion.csv"), (["warm_cold", "--seeds", "2"], "warm_cold_seeds.csv"),
+    (["holdout", "--folds", "2"], "holdout.csv")])
+def test_experiments_train_with_the_options_of_the_run(run, arguments, table):
+    assert __main__.main([arguments[0], str(run), *arguments[1:], "--n_epochs", "2"]) == 0
+    assert len(read_csv(run / "evaluation" / table)) >= 4
 
 
-# ---- what it refuses
+def test_default_run_is_the_newest_finished_one(tmp_path, monkeypatch, capsys):
+    for age, name in enumerate(("002", "001")):                       # 002 finished last
+        (tmp_path / "output" / name).mkdir(parents=True)
+        (tmp_path / "output" / name / "metrics.md").touch()
+        os.utime(tmp_path / "output" / name / "metrics.md", (1000 - age, 1000 - age))
+    (tmp_path / "output" / "003").mkdir()                             # is not finished
+    monkeypatch.setattr(__main__.recorder, "OUTPUT", tmp_path / "output")
+    assert "002: is no run folder" in refused(capsys)
+    shutil.rmtree(tmp_path / "output")
+    assert "holds no finished run" in refused(capsys)
+
+
+# ---- refusals
 
 def refused(capsys, *args):
     assert __main__.main(list(map(str, args))) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("evaluate.py: error: ")
+    assert error.count("\n") == 1 and error.startswith("python -m evaluation: error: ")
     return error
 
 
-def test_no_run_is_refused(tmp_path, capsys):
-    assert "output/001" in refused(capsys)
-    assert "no such folder" in refused(capsys, tmp_path / "none")
-    assert "is no run folder" in refused(capsys, tmp_path)
+def test_folder_without_a_finished_run(run, tmp_path, capsys):
+    assert "is no run folder" in refused(capsys, tmp_path / "none")
     (tmp_path / "config.json").write_text("{}")
     assert "holds no trained start" in refused(capsys, tmp_path)
+    (run / "cold" / "metrics.json").unlink()
+    assert "is unfinished; continue with python abp.py --resume" in refused(capsys, run)
+    (run / "warm" / "metrics.json").write_text(json.dumps(metrics(run) | {"epochs": 5}))
+    assert "warm: is unfinished" in refused(capsys, run)
 
 
-def test_an_unfinished_run_is_refused(run, capsys):
-    checkpoint = abp.load_checkpoint(run / "cold" / "checkpoint.pt")
-    torch.save(checkpoint | {"epoch": 5}, run / "cold" / "checkpoint.pt")
-    assert "is unfinished, 5 of 12 epochs; go on with python abp.py --resume" in refused(capsys, run)
-    shutil.rmtree(run / "cold")
-    assert "cold: is missing" in refused(capsys, run)
-
-
-def test_a_damaged_run_or_one_of_another_version_is_refused(run, capsys):
+def test_damaged_run_or_run_of_another_version(run, capsys):
     path = run / "warm" / "checkpoint.pt"
-    checkpoint = abp.load_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
     torch.save(checkpoint | {"config": checkpoint["config"] | {"depth": 4}}, path)
     assert "another version" in refused(capsys, run)
     path.write_bytes(path.read_bytes()[:1000])
@@ -130,18 +153,21 @@ def test_a_damaged_run_or_one_of_another_version_is_refused(run, capsys):
     assert not (run / "evaluation").exists()
 
 
-def test_other_images_are_refused(run, faces, tmp_path, capsys):
+def test_other_images(run, faces, tmp_path, capsys):
     other = shutil.copytree(faces, tmp_path / "other")
     next(other.iterdir()).unlink()
     assert "is gone since the run began" in refused(capsys, run, "--data", other)
     assert "no such folder" in refused(capsys, run, "--data", tmp_path / "none")
 
 
-def test_bad_options_are_refused(run, capsys):
-    assert "--folds" in refused(capsys, run, "--folds", "1")
-    assert "--folds 7" in refused(capsys, run, "--folds", "7")
-    assert "occlusion" in refused(capsys, run, "--experiment", "masks")
-    assert "--n_steps" in refused(capsys, run, "--nsteps", "3")
+@pytest.mark.parametrize("arguments, words", [
+    (["holdout", "RUN", "--folds", "1"], "--folds"),
+    (["holdout", "RUN", "--folds", "7"], "--folds 7"),
+    (["RUN", "--nsteps", "3"], "--n_steps"), (["RUN", "--folds", "2"], "--folds"),
+    (["RUN", "--seeds", "2"], "--seeds"), (["warm_cold", "RUN", "--n_steps", "30"], "--n_steps"),
+    (["occlusion", "RUN", "--seeds", "2"], "--seeds"), (["RUN", "--device", "gpu"], "--device")])
+def test_invalid_options(run, arguments, words, capsys):
+    assert words in refused(capsys, *(str(run) if text == "RUN" else text for text in arguments))
 
 
 # ---- the latent plane
@@ -153,62 +179,75 @@ def linear_net():
     return LinearNet(layer)
 
 
-def test_the_stretch_of_a_linear_generator_is_the_same_everywhere(linear_net):
-    area, axis = plane.stretch(linear_net, 2.0, 6)
+class Bent(LinearNet):
+    """Steep where z_2 > 0, with a jump at z_1 = 0."""
+
+    def forward(self, z):
+        steep = z + z[:, 1:].clamp(min=0).square() * torch.tensor([0.0, 0.5])
+        return super().forward(steep) + 5 * (z[:, :1] > 0).float().view(-1, 1, 1, 1)
+
+
+def test_stretch_of_a_linear_generator_is_constant(linear_net):
     weight = linear_net.code.weight.detach().double()
-    assert area.shape == (6, 6) and axis.abs().max() < 2
+    area = plane.stretch(linear_net, 2.0, 6)
     assert torch.allclose(area, torch.linalg.det(weight.T @ weight).sqrt().log10().expand(6, 6))
 
 
-def test_the_rows_of_a_stretch_map_are_those_of_z_2():
-    class Steep(LinearNet):
-        def forward(self, z):
-            return super().forward(z + z[:, 1:].clamp(min=0).square() * torch.tensor([0.0, 0.5]))
-
-    area, _ = plane.stretch(Steep(torch.nn.Linear(2, 768)), 2.0, 6)
+def test_rows_of_a_stretch_map_are_those_of_z_2():
+    area = plane.stretch(Bent(torch.nn.Linear(2, 768)), 2.0, 6)
     assert (area[-1] > area[0]).all() and torch.allclose(area[:, 0], area[:, -1])
 
 
-def test_a_linear_generator_has_no_tears_and_a_step_has_one(linear_net):
-    calm = plane.tears(linear_net, 1.0)
-    assert calm["p95"] / calm["median"] < 2
-    torn = plane.tears(lambda z: linear_net(z) + 5 * (z[:, :1] > 0).float().view(-1, 1, 1, 1), 1.0)
-    assert torn["greatest"] > 20 * calm["greatest"]
+def test_tears_are_steps_of_the_generator(linear_net):
+    calm, torn = plane.tears(linear_net, 1.0), plane.tears(Bent(linear_net.code), 1.0)
+    assert calm["ratio"] < 2 and torn["greatest"] > 20 * calm["greatest"]
 
 
-def test_occupancy_of_a_sample_of_the_prior_is_the_priors():
+def test_constant_generator_has_no_ratio_of_steps(linear_net):
+    linear_net.code.weight.data.zero_()
+    assert plane.tears(linear_net, 1.0)["ratio"] is None
+    assert torch.isfinite(plane.stretch(linear_net, 2.0, 6)).all()
+
+
+def test_occupancy_of_draws_of_the_prior():
     z = 1.5 * torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
     found = plane.occupancy(z, 1.5)
-    assert found[0]["value"] == pytest.approx(1, abs=0.05)
-    assert found[1]["value"] == pytest.approx(0.95, abs=0.01)
-    assert found[2]["value"] == pytest.approx(found[2]["prior"], abs=0.01)
-    assert found[4]["value"] > 0.01
-    assert plane.occupancy(1.3 * z, 1.5)[4]["value"] < 1e-6
+    assert found["inside"] == pytest.approx(0.95, abs=0.01) and found["ks_p"] > 0.01
+    assert found["in_panel"] == pytest.approx(0.9, abs=0.01)          # 95 % in each coordinate
+    assert plane.occupancy(1.3 * z, 1.5)["ks_p"] < 1e-6
 
 
 def test_nearest_images_and_high_frequencies():
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    found, place = plane.nearest(images[[2, 0]] + 0.1, images, list("abcd"))
+    samples = torch.stack([images[2] + 0.1, images[0]])               # the last one is an image
+    found, place = plane.nearest(samples, images, list("abcd"))
     assert [row["nearest"] for row in found] == ["c", "a"] and place.tolist() == [2, 0]
-    assert found[0]["rms"] == pytest.approx(0.1, rel=1e-3)
     assert found[0]["psnr"] == pytest.approx(10 * math.log10(4 / 0.01), abs=0.01)
+    assert found[1]["psnr"] == pytest.approx(100)
     smooth = torch.linspace(-1, 1, 16).sin().expand(1, 3, 16, 16)
-    wave = (torch.arange(16) * math.pi * 0.75).cos().expand(1, 3, 16, 16)      # 6 cycles of 16 pixels
+    wave = (torch.arange(16) * math.pi * 0.75).cos().expand(1, 3, 16, 16)   # 6 cycles
     assert plane.high_frequency_power(wave) == pytest.approx(wave.square().mean().item(), rel=0.05)
     assert plane.high_frequency_power(smooth) < 0.05 * smooth.square().mean()
 
 
 # ---- chains
 
-def test_chains_of_every_sampler_agree_with_quadrature(linear_net):
+@pytest.fixture
+def chained(linear_net):
+    """chained(sigma, z, noise): Joint, evidence and floors of the images g(z) + noise."""
+    def make(sigma, z, noise=0.0):
+        joint = Joint(linear_net, (linear_net(z) + noise).detach(), 1.0)
+        coarse = survey(joint)
+        found = log_evidence(joint, coarse, find_modes(joint, coarse, sigma, z), sigma)
+        return joint, found, chains.floors(joint, found, sigma)
+    return make
+
+
+def test_chains_of_every_sampler_agree_with_quadrature(chained):
     sigma, index = 0.5, torch.arange(3)
     z = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     noise = sigma * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    joint = Joint(linear_net, (linear_net(z) + noise).detach(), 1.0)
-    coarse = survey(joint)
-    found = log_evidence(joint, coarse, find_modes(joint, coarse, sigma, z), sigma)
-    floor = chains.floors(joint, found, sigma)
-    torch.manual_seed(0)
+    joint, found, floor = chained(sigma, z, noise)
     starts = chains.dispersed_starts(joint, index, sigma, z, 0)
     for name in chains.SAMPLERS:
         run = chains.sample(joint, index, sigma, name, starts, 100, 1500)
@@ -216,31 +255,25 @@ def test_chains_of_every_sampler_agree_with_quadrature(linear_net):
             assert row["mean_gap"] < 0.2 and abs(math.log(row["std_ratio"])) < 0.15, name
             assert row["rhat"] < 1.05 and row["stuck"] == 0
         assert run.energy.double().mean((0, 1)) == pytest.approx((floor + 1).tolist(), abs=0.25)
-        assert chains.stuck_chains(run, found, index, list("abc"), floor) == []
 
 
-def test_a_chain_that_sits_elsewhere_is_stuck_and_told_where_to_go(linear_net):
-    sigma, index = 0.05, torch.arange(2)
-    z = torch.zeros(2, 2)
-    joint = Joint(linear_net, linear_net(z).detach(), 1.0)
-    coarse = survey(joint)
-    found = log_evidence(joint, coarse, find_modes(joint, coarse, sigma, z), sigma)
+def test_chains_depend_on_their_seed_alone(chained):
+    index, z = torch.arange(3), torch.ones(3, 2)
+    joint, *_ = chained(1.0, z)
+    runs = []
+    for k in range(3):
+        torch.manual_seed(k)
+        starts = chains.dispersed_starts(joint, index, 1.0, z, seed=max(0, k - 1))
+        runs.append(chains.sample(joint, index, 1.0, "mala", starts, 5, 5).draws)
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[1], runs[2])
+
+
+def test_stuck_chains_are_counted_beside_the_best_mode(chained):
+    sigma, index, z = 0.05, torch.arange(2), torch.zeros(2, 2)
+    joint, found, floor = chained(sigma, z)
     starts = z.expand(chains.N_CHAINS, -1, -1).clone()
-    starts[2, 1] = 2.0                                      # far off, and its steps are too small to return
+    starts[2, 1] = 2.0                                      # far off, and its steps are too small
     run = chains.sample(joint, index, sigma, "mala", starts, 0, 20, fixed_step=1e-5)
-    (row,) = chains.stuck_chains(run, found, index, ["a", "b"], chains.floors(joint, found, sigma))
-    assert (row["image"], row["chain"]) == ("b", 3) and row["nats_above"] > 100
-    assert abs(row["z1_restart"]) < 0.1 and abs(row["z2_restart"]) < 0.1
-
-
-# ---- tables
-
-def test_a_table_says_the_same_in_three_formats(tmp_path):
-    table = [{"name": "a_1 & b", "x": 1.23456, "n": 3}, {"name": "c", "x": None, "n": 4}]
-    write_tables(tmp_path, "t", table, {"x": "x [%]"}, {"x": ".2f"})
-    assert rows(tmp_path / "t.csv")[0] == {"name": "a_1 & b", "x": "1.23456", "n": "3"}
-    assert (tmp_path / "t.md").read_text().splitlines() == [
-        "| name | x [%] | n |", "| --- | ---: | ---: |", "| a_1 & b | 1.23 | 3 |", "| c | – | 4 |"]
-    text = (tmp_path / "t.tex").read_text()
-    assert r"a\_1 \& b & 1.23 & 3 \\" in text and r"x [\%]" in text and "c & -- & 4" in text
-    assert r"\begin{tabular}{lrr}" in text
+    calm, stuck = chains.diagnose(run, found, index, ["a", "b"], floor)
+    assert calm["stuck"] == 0 and stuck["stuck"] == 1
+    assert abs(stuck["mode_1"]) < 0.1 and abs(stuck["mode_2"]) < 0.1
