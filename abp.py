@@ -153,11 +153,10 @@ class ABP:
     # ---- step 1: infer
     def infer(self, index):
         """Step 1 for the images `index` (m,): new self.z -> acceptance and step size, (m,) each."""
-        x, mask = self._batch(index)
-        posterior = self.posterior(x, self.config.sigma(self.epoch, self.visible), mask)
-        z = self.chain_start(posterior, self.z[index])
+        (x, mask), sigma = self._batch(index), self.config.sigma(self.epoch, self.visible)
+        z = self.chain_start(self.posterior(x, sigma, mask), self.z[index])
         self.jumps += (z != self.z[index]).any(1).sum().item() if self.start == "warm" else 0
-        chains = self.sample_langevin(z, posterior, self.step[index])
+        chains = self.sample_langevin(z, x, sigma, mask, self.step[index])
         self._check_finite(chains.z, index, "its chain", "--langevin_step_size (0 adapts it)")
         self.z[index], self.step[index] = chains.z, chains.step
         self.passes += chains.passes * len(index)
@@ -172,9 +171,10 @@ class ABP:
         self.passes += n_draws + (n if warm else 0)
         return posterior.resample(self._prior(n_draws), current if warm else None)
 
-    def sample_langevin(self, z, posterior, step):
-        """langevin_num_steps steps from z (n, nz) with step sizes (n,) -> Chains    (Eq. 6)"""
-        config, name = self.config, self.config.chosen_sampler
+    def sample_langevin(self, z, x, sigma=None, mask=None, step=None):
+        """Langevin steps on p(z | x) from z (n, nz), with step sizes (n,) -> Chains    (Eq. 6)"""
+        config, posterior = self.config, self.posterior(x, sigma, mask)
+        name, step = config.chosen_sampler, self.step.median() if step is None else step
         density = posterior.local if name == "smmala" else posterior.energy
         target = None if config.langevin_step_size else TARGETS[name]
         age = min(self.epoch * config.langevin_num_steps, MOST_AGE)

@@ -80,7 +80,7 @@ def load_image(path, img_size):
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; "
                         "make it smaller or take it out of the folder") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:     # Pillow's ways to say "broken"
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # of broken files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = reason.replace(repr(str(path)), "it")
         raise UserError(f"{path}: cannot be read as an image ({reason}); "
@@ -116,7 +116,10 @@ def check_images(images):
 
     Raises UserError if its type, shape or range is another.
     """
-    images = torch.as_tensor(images)
+    try:
+        images = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"images are {type(images).__name__}; give a tensor or an array") from None
     if not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; give floating-point values in [-1, 1]")
     shape = tuple(images.shape)

@@ -1,15 +1,19 @@
 """Draws the default data set: faces of tigers that turn into lions, with known factors.
 
-    draw_face(lion, turn, traits, size)     lion in [0, 1]: 0 tiger, 1 lion; turn in [-1, 1]: yaw / 25 degrees
-    python data/draw.py                     the 24 faces and factors.csv in data/drawn, the same every time
+    draw_face(lion, turn, traits, size)     lion in [0, 1]: 0 tiger, 1 lion; turn in [-1, 1]: yaw /
+                                            25 degrees
+    python data/draw.py                     the 24 faces and factors.csv in data/drawn, the same
+                                            every time
     python data/draw.py --n 500 --out more  as many as you like
 
-The pixels change smoothly with the factors: the mane grows out from behind the head, stripes thin and fade,
-features shift with their depth as the head turns. The head is a height map z(u, v) over the face seen from
-the front: outlines are projected from (u, v) to the screen, colours and light follow each pixel's (u, v).
+The pixels change smoothly with the factors: the mane grows out from behind the head, stripes thin
+and fade, features shift with their depth as the head turns. The head is a height map z(u, v) over
+the face seen from the front: outlines are projected from (u, v) to the screen, colours and light
+follow each pixel's (u, v).
 
-Face coordinates: u to the right, v down, z towards the viewer; a head is about 1.5 wide and 1.6 high.
-Screen coordinates: x to the right, y down; the picture is [-1, 1] x [-1, 1]. Colours are RGB in [0, 255].
+Face coordinates: u to the right, v down, z towards the viewer; a head is about 1.5 wide and 1.6
+high. Screen coordinates: x to the right, y down; the picture is [-1, 1] x [-1, 1]. Colours are RGB
+in [0, 255].
 """
 import argparse
 import csv
@@ -22,9 +26,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 MAX_YAW = np.radians(25)     # the head's yaw at turn = 1
-PIVOT = 0.30                 # depth of the axis the head turns about, so that it stays in the middle
+PIVOT = 0.30  # depth of the axis the head turns about, so that it stays in the middle
 OVERSAMPLE = 3               # outlines are drawn this much larger and averaged down
-LEVELS = 4                   # the animal's colours are multiples of it: a third off the files, not visible
+LEVELS = 4  # the animal's colours are multiples of it: a third off the files, not visible
 GOLDEN = (5**0.5 - 1) / 2    # multiples of it, modulo 1, fill [0, 1] evenly
 
 
@@ -98,18 +102,20 @@ def mix(a, b, t):
 
 
 class Portrait:
-    """A float image rgb (size, size, 3), the turned head in it, and the face point (u, v) of each pixel."""
+    """A float image rgb (size, size, 3), the turned head in it, and the face point (u, v) of each
+    pixel."""
 
     def __init__(self, size: int, lion: float, turn: float, muzzle: float):
         grid = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
         self.x, self.y = np.meshgrid(grid, grid)
         self.size, self.rgb = size, np.zeros((size, size, 3), np.float32)
         self.sin, self.cos = np.sin(turn * MAX_YAW), np.cos(turn * MAX_YAW)
-        self.scale, self.muzzle = 1.07 - 0.15 * lion, 0.30 * muzzle       # a lion's leaves room for its mane
+        # a lion's leaves room for its mane
+        self.scale, self.muzzle = 1.07 - 0.15 * lion, 0.30 * muzzle
         self.v = (self.y - 0.06) / self.scale
         x = self.x / self.scale
         self.u = x.copy()
-        for _ in range(5):                              # Newton: the u that lands on x; x(u) rises by design
+        for _ in range(5):  # Newton: the u that lands on x; x(u) rises by design
             z, slope = self.height(self.u, self.v)
             self.u -= (self.u * self.cos + (z - PIVOT) * self.sin - x) / (self.cos + slope * self.sin)
 
@@ -120,7 +126,8 @@ class Portrait:
         return head + muzzle, -2 * u * (head / 0.66**2 + muzzle / self.muzzle**2)
 
     def project(self, points, z=None) -> np.ndarray:
-        """Face points (..., 2) -> pixel coordinates (..., 2). z: their depth; the face's surface if None."""
+        """Face points (..., 2) -> pixel coordinates (..., 2). z: their depth; the face's surface if
+        None."""
         u, v = points[..., 0], points[..., 1]
         z = self.height(u, v)[0] if z is None else z
         xy = np.stack([(u * self.cos + (z - PIVOT) * self.sin) * self.scale, v * self.scale + 0.06], -1)
@@ -133,7 +140,8 @@ class Portrait:
 
     def mask(self, outlines, blur: float = 0, z=None, both=False):
         """Antialiased union of a list of outlines, and of their mirror images if both, softened by
-        blur (std, screen units) -> its box in the picture, mask (h, w) in [0, 1]. z: see project."""
+        blur (std, screen units) -> its box in the picture, mask (h, w) in [0, 1]. z: see
+        project."""
         shapes = [self.project(o * (side, 1), z) for side in (1, -1)[: 1 + both] for o in outlines]
         sigma, k = float(blur / 2 * self.size), OVERSAMPLE
         points = np.concatenate(shapes)
@@ -159,18 +167,21 @@ class Portrait:
             self.blend(mask * alpha * (1 if clip is None else clip[box]), colour, box)
 
     def spot(self, u: float, v: float, ru: float, rv: float, power: float = 1):
-        """A soft spot around (+-u, v) of the face -> (size, size) in [0, 1]. Larger power: crisper edge."""
+        """A soft spot around (+-u, v) of the face -> (size, size) in [0, 1]. Larger power: crisper
+        edge."""
         return np.exp(-((((np.abs(self.u) - u) / ru) ** 2 + ((self.v - v) / rv) ** 2) ** power))
 
     def light(self):
-        """Lambert shading of the height map and the small forms on it -> (size, size) in about [.6, 1.1]."""
+        """Lambert shading of the height map and the small forms on it -> (size, size) in about [.6,
+        1.1]."""
         z = self.height(self.u, self.v)[0]
         for *place, h in ((.21, -.25, .15, .09, .03), (.26, -.10, .13, .08, -.05), (.42, .12, .20, .20, .04),
                           (.14, .44, .13, .12, .06), (0, .05, .10, .34, .045), (0, .67, .14, .09, .03),
-                          (0, -.45, .06, .20, -.02)):      # brows, eyes, cheeks, lips, bridge, chin, forehead
+                          # brows, eyes, cheeks, lips, bridge, chin, forehead
+                          (0, -.45, .06, .20, -.02)):
             z = z + h * self.spot(*place)
         zy, zx = np.gradient((z * self.cos - self.u * self.sin) * self.scale, 2 / self.size)
-        zx, zy = 0.6 * zx, 0.6 * zy                     # flatter than true: a soft light, from the upper left
+        zx, zy = 0.6 * zx, 0.6 * zy  # flatter than true: a soft light, from the upper left
         return 0.56 + 0.5 * (0.30 * zx + 0.42 * zy + 0.85) / np.sqrt(1 + zx**2 + zy**2)
 
 
@@ -194,7 +205,8 @@ NOSE = [(0, .265), (.08, .262), (.145, .27), (.165, .305), (.13, .345), (.06, .3
 
 
 def paint_behind(art: Portrait, lion: float, coat, hue: float):
-    """A blurred landscape, green, sky or earth by its hue, and the shoulders -> landscape (size, size, 3)."""
+    """A blurred landscape, green, sky or earth by its hue, and the shoulders -> landscape (size,
+    size, 3)."""
     above_below = np.array([[(116, 150, 96), (166, 196, 218), (216, 192, 156)],
                             [(58, 88, 46), (98, 132, 118), (128, 98, 66)]], np.float32)
     above, below = (above_below * np.clip(1 - np.abs(np.array([-1, 0, 1]) - hue), 0, 1)[:, None]).sum(1)
@@ -210,17 +222,18 @@ def paint_behind(art: Portrait, lion: float, coat, hue: float):
 
 
 def mane_ring(radius, length: float, count: int, growth: float):
-    """Locks around the head -> outlines (count, 22, 2) of each and of a streak on it, tones in [-.5, .5]."""
+    """Locks around the head -> outlines (count, 22, 2) of each and of a streak on it, tones in
+    [-.5, .5]."""
     i = np.arange(count)[:, None, None]
     jitter = (i * GOLDEN + radius[0] / 0.06) % 1 - 0.5                 # each ring has its own
     angle = 2 * np.pi * (i + radius[0] / 0.06 + 0.4 * jitter) / count  # 0 is up
     out = np.concatenate([np.sin(angle), -np.cos(angle)], -1)
     across = np.concatenate([np.cos(angle), np.sin(angle)], -1)
     t = np.linspace(0, 1, 11)[:, None]
-    wave = 0.05 * np.sin(2.4 * np.pi * t) + 0.30 * t**2 * np.abs(np.sin(angle))       # the sides fall
+    wave = 0.05 * np.sin(2.4 * np.pi * t) + 0.30 * t**2 * np.abs(np.sin(angle))  # the sides fall
     bend = np.tanh(4 * np.sin(angle)) * wave + 0.25 * jitter * t
     reach = length * growth * (1 + 0.3 * smoothstep(-np.cos(angle), -0.9, 1.0) + 0.25 * jitter)
-    root = mix((.60, .64), radius, growth)                             # comes in from the outline of the head
+    root = mix((.60, .64), radius, growth)  # comes in from the outline of the head
     line = out * root + (0, 0.06) + reach * (t * out + bend * across)
     side = 3.6 * np.pi / count * max(root) * growth**0.5 * offsets(line)
     side *= (1 - t**2.5) * (0.6 + 0.5 * np.sin(np.pi * t))             # tapers to a point
@@ -229,8 +242,8 @@ def mane_ring(radius, length: float, count: int, growth: float):
 
 
 def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
-    """One ring of locks over its own soft shadow. colours: (inner, outer); ring: radii, length, count, depth,
-    tone (0 inner .. 1 outer); clip: mask (size, size) or 1."""
+    """One ring of locks over its own soft shadow. colours: (inner, outer); ring: radii, length,
+    count, depth, tone (0 inner .. 1 outer); clip: mask (size, size) or 1."""
     (radius, length, count, depth, tone), clip = ring, clip * smoothstep(growth, 0.02, 0.35)
     if np.max(clip) == 0:
         return
@@ -238,7 +251,8 @@ def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
     shapes = [art.project(s, depth * growth).reshape(count, -1) * OVERSAMPLE for s in shapes]
     layer = Image.new("RGBA", (art.size * OVERSAMPLE,) * 2, (*mix(*colours, tone).astype(int).tolist(), 0))
     pen = ImageDraw.Draw(layer)
-    for i in np.argsort(np.arange(count) * 7 % 11, kind="stable"):     # so that neighbours overlap either way
+    # so that neighbours overlap either way
+    for i in np.argsort(np.arange(count) * 7 % 11, kind="stable"):
         shade = mix(*colours, np.clip(tone + 0.35 * jitter[i], 0, 1))
         for outline, lift in zip(shapes, (1, 1.13), strict=True):
             colour = np.minimum(shade * lift, 255).astype(int).tolist()
@@ -262,7 +276,8 @@ def paint_ears(art: Portrait, lion: float, coat, size: float):
 
 
 def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
-    """The face: its outline with pointed fur, pale fields and light, and the stripes, which thin and fade."""
+    """The face: its outline with pointed fur, pale fields and light, and the stripes, which thin
+    and fade."""
     half = mix(HEAD_TIGER, HEAD_LION, lion)
     tufts = []                                                       # longest on the cheeks
     for u, v in half[6:-1].astype(float):
@@ -270,7 +285,7 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
         tufts.append(ribbon([(.55 * u, v - .22), (.92 * u, v - .06), (u + .09 * out, v + .13 * out)], .17, 1))
     mask = art.stencil([symmetric(half), *tufts], .005 + .02 * lion, both=True)
     white, coloured = mix((252, 246, 234), (252, 241, 218), lion), 1.0
-    for on_tiger, on_lion, *place in (         # over and under the eyes, cheeks, jaw, lips, chin, bridge
+    for on_tiger, on_lion, *place in (  # over and under the eyes, cheeks, jaw, lips, chin, bridge
             (.95, .40, .25, -.245, .15, .075, 2), (.80, .50, .34, .03, .15, .06, 1.5),
             (.95, .05, .62, .40, .24, .30, 1.7), (.90, .05, .36, .72, .22, .18, 1.7),
             (.92, .92, .15, .46, .19, .14, 2), (.95, .95, 0, .7, .3, .2, 2), (.1, .2, 0, .02, .08, .34, 1.5)):
@@ -279,22 +294,23 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
             + 0.6 * art.spot(.50, -.05, .1, .3) + 0.5 * art.spot(0, -.58, .35, .15)).clip(0, 1)
     fur = mix(white, coat, coloured[..., None])
     fur = mix(fur, coat * mix((.86, .72, .60), (.80, .68, .56), lion), 0.55 * rich[..., None])
-    shade = art.light()[..., None] ** np.array([0.8, 1.0, 1.15], np.float32)             # shadows are warm
+    shade = art.light()[..., None] ** np.array([0.8, 1.0, 1.15], np.float32)  # shadows are warm
     art.blend(mask, fur * shade)
     share = 1 - 0.65 * lion
     stripes = [ribbon([(0, -.74), (.008, -.62), (0, -.50)], .05 * share, 0.6)]
     for k, (points, width) in enumerate(STRIPES):
         for side in (-1, 1):
-            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))          # each strays its own way
+            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))  # each strays its own way
             moved = (np.array(points) + 0.022 * traits.stripe_shift * way) * (side, 1)
             stripes.append(ribbon(moved, width * (1 + 0.25 * traits.stripe_width) * share, 0.15))
     art.fill(stripes, (36, 25, 20), 0.94 * smoothstep(1 - lion, 0.12, 0.75), .003, mask)
 
 
 def paint_features(art: Portrait, lion: float, traits: Traits):
-    """Almond eyes with amber to green irises; then the bridge of the nose, lips, nose and whiskers."""
+    """Almond eyes with amber to green irises; then the bridge of the nose, lips, nose and
+    whiskers."""
     at, r = np.array([.262, -.105]), 1 + 0.10 * traits.eye_size
-    z = art.height(*at)[0]                                          # keeps what is round on the eyeball round
+    z = art.height(*at)[0]  # keeps what is round on the eyeball round
     iris = mix((238, 158, 36), (196, 188, 84), (0.5 + 0.5 * traits.eye_hue) * (1 - 0.3 * lion))
     almond = spline(ALMOND, closed=True) * r
     art.fill([almond * 1.30 + at], (30, 20, 16), .94, .008, both=True)
@@ -324,17 +340,20 @@ def paint_features(art: Portrait, lion: float, traits: Traits):
     for *at, du, dv in ((.2, .42, .52, -.1), (.21, .46, .58, .02), (.2, .49, .55, .13), (.18, .52, .46, .22)):
         line = np.array([(0, 0), (.4 * du, .25 * dv - .03), (du, dv)]) * (1 + 0.2 * traits.whiskers) + at
         line = ribbon(line, .013, 1)
-        art.fill([line], (255, 252, 244), .6, .002, z=0.55 - 0.5 * line[:, 0], both=True)  # swept back
+        # swept back
+        art.fill([line], (255, 252, 244), .6, .002, z=0.55 - 0.5 * line[:, 0], both=True)
 
 
 def draw_face(lion: float, turn: float, traits: Traits | None = None, size: int = 256) -> Image.Image:
-    """One face -> RGB image (size, size). lion in [0, 1]: 0 tiger, 1 lion. turn in [-1, 1]: yaw / 25 degrees,
-    positive to the right of the picture. traits: an average animal if None. ValueError if out of range."""
+    """One face -> RGB image (size, size). lion in [0, 1]: 0 tiger, 1 lion. turn in [-1, 1]: yaw /
+    25 degrees, positive to the right of the picture. traits: an average animal if None. ValueError
+    if out of range."""
     traits = traits or Traits()
     if not (0 <= lion <= 1 and all(-1 <= t <= 1 for t in (turn, *astuple(traits)))):
         raise ValueError(f"lion must be in [0, 1], turn and traits in [-1, 1]; got {lion}, {turn}, {traits}")
     art = Portrait(size, lion, turn, muzzle=1 + 0.06 * traits.muzzle_width)
-    lion = 0.5 * lion + 0.5 * float(smoothstep(lion, 0.1, 0.9))      # steepest in the middle, at rest nowhere
+    # steepest in the middle, at rest nowhere
+    lion = 0.5 * lion + 0.5 * float(smoothstep(lion, 0.1, 0.9))
     rich, dark, full = 0.5 + traits.coat / 2, 0.5 + traits.mane_shade / 2, 1 + 0.14 * traits.mane_fullness
     coat = mix(mix((222, 150, 74), (214, 122, 38), rich), mix((228, 192, 136), (212, 160, 94), rich), lion)
     mane = mix((220, 158, 80), (172, 104, 52), dark), mix((150, 88, 40), (58, 34, 24), dark)
@@ -345,7 +364,7 @@ def draw_face(lion: float, turn: float, traits: Traits | None = None, size: int 
     paint_mane(art, lion, mane, (.48, .56), .40 * full, 34, 0.00, 0.55)
     paint_mane(art, lion, mane, (.43, .52), .36 * full, 34, 0.07, 0.3)
     paint_skin(art, lion, coat, traits)
-    wide = mix(.74, .53, lion)                                    # where hair grows over the edge of the face
+    wide = mix(.74, .53, lion)  # where hair grows over the edge of the face
     edge = smoothstep(np.hypot(art.u / wide, (art.v - .13) / .73), 0.76, 1.04) * smoothstep(lion, 0.2, 0.8)
     paint_mane(art, lion, mane, (.37, .51), .30 * full, 38, 0.14, 0.1, clip=edge)
     paint_features(art, lion, traits)
@@ -354,8 +373,9 @@ def draw_face(lion: float, turn: float, traits: Traits | None = None, size: int 
 
 
 def plan_set(n: int = 24, seed: int = 0) -> list[Face]:
-    """n animals: first the tigers (lion <= 0.3), then as many lions (lion >= 0.7), each kind sorted by turn.
-    Factors and traits fill their ranges evenly and apart from each other. Same n and seed, same animals."""
+    """n animals: first the tigers (lion <= 0.3), then as many lions (lion >= 0.7), each kind sorted
+    by turn. Factors and traits fill their ranges evenly and apart from each other. Same n and seed,
+    same animals."""
     rng = np.random.default_rng(seed)
     spread = [(rng.permutation(n) + rng.random(n)) / n * 2 - 1 for _ in fields(Traits)]
     digits, n_of_kind, faces = max(2, len(str(n))), (n - n // 2, n // 2), []

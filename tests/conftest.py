@@ -62,7 +62,7 @@ def smooth_generator(nz=2, img_size=64, hidden=64, width=4):
     """A generator that was not trained, of smooth pictures with contrast."""
     torch.manual_seed(1)
     net = GenNet(nz, img_size, hidden, width).requires_grad_(False)
-    taps = torch.tensor([0.25, 0.75, 0.75, 0.25])            # bilinear interpolation to twice the side
+    taps = torch.tensor([0.25, 0.75, 0.75, 0.25])  # bilinear interpolation to twice the side
     for layer in net.deconv[::2]:
         layer.weight.copy_(2 * layer.weight[:, :, :1, :1] * taps.outer(taps))
     net.deconv[-2].weight.mul_(8)
@@ -83,7 +83,8 @@ class LinearNet(torch.nn.Module):
 
 @pytest.fixture
 def make_linear(make_model):
-    """An ABP model whose generator is g(z) = W z + b: its posterior is Gaussian and known in closed form."""
+    """An ABP model whose generator is g(z) = W z + b: its posterior is Gaussian and known in closed
+    form."""
     def make(sigma, n=4000, nz=2, **options):
         generator = torch.Generator().manual_seed(3)
         layer = torch.nn.Linear(nz, 3 * 16 * 16)

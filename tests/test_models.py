@@ -1,11 +1,82 @@
-"""The generator's layers against torch's own, its derivatives against finite differences, bf16."""
+"""The generator and its derivative; generators of other architectures; bf16."""
 import pytest
 import torch
+from conftest import SMALL
+from torch import nn
 
+import abp
 from inference.posterior import Posterior, frozen, jacobian
 from models import GenNet
+from runs.options import UserError
 
 BF16 = torch.bfloat16
+
+
+class FullyConnected(nn.Module):
+    """Layers of z to images of side 16, whatever they are."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z):
+        return self.layers(z).view(len(z), 3, 16, 16)
+
+
+class Residual(nn.Module):
+    """A generator with a skip connection and a 1 x 1 convolution after its deconvolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.skip = nn.Linear(2, 8 * 64), nn.Linear(2, 3 * 256)
+        self.up = nn.ConvTranspose2d(8, 8, 4, 2, 1)
+        self.mix = nn.Conv2d(8, 3, 1)
+
+    def forward(self, z):
+        image = self.mix(torch.relu(self.up(self.first(z).view(-1, 8, 8, 8))))
+        return torch.tanh(image + self.skip(z).view(-1, 3, 16, 16))
+
+
+def deconvolutions(activation, last):
+    return FullyConnected(nn.Linear(2, 128), nn.Unflatten(1, (8, 4, 4)), activation,
+                          nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.GroupNorm(2, 8), activation,
+                          nn.ConvTranspose2d(8, 4, 4, 2, 1), nn.Conv2d(4, 3, 3, padding=1), last)
+
+
+ARCHITECTURES = {
+    "ReLU": lambda: deconvolutions(nn.ReLU(), nn.Tanh()),
+    "LeakyReLU, Sigmoid": lambda: deconvolutions(nn.LeakyReLU(0.2), nn.Sigmoid()),
+    "ELU, no last activation": lambda: deconvolutions(nn.ELU(), nn.Identity()),
+    "fully connected": lambda: FullyConnected(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 768), nn.Tanh()),
+    "upsampling": lambda: FullyConnected(
+        nn.Linear(2, 128), nn.Unflatten(1, (8, 4, 4)), nn.Upsample(scale_factor=4, mode="bilinear"),
+        nn.Conv2d(8, 3, 3, padding=1), nn.Hardtanh()),
+    "residual": Residual}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_generator_of_ones_own_has_the_right_derivative_and_trains(monkeypatch, images, name):
+    """J against central differences, then a run of ABP with it, in float32 and in bf16."""
+    torch.manual_seed(0)
+    net, z, h = ARCHITECTURES[name]().double(), torch.randn(3, 2, dtype=torch.double), 1e-6
+    values, found = jacobian(net, z)
+    with torch.no_grad():
+        expected = torch.stack([net(z + h * e) - net(z - h * e)
+                                for e in torch.eye(2, dtype=torch.double)]) / (2 * h)
+        assert torch.allclose(values, net(z))
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+    monkeypatch.setattr(abp, "GenNet", lambda *_: ARCHITECTURES[name]())
+    for precision in ("fp32", "bf16"):
+        rows = list(abp.ABP(abp.Config(**SMALL | {"n_epochs": 30}), images, precision=precision))
+        assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["unstable"] < 0.2
+
+
+def test_batch_normalisation_and_other_shapes_are_refused(monkeypatch, images):
+    normalised = deconvolutions(nn.BatchNorm2d(8), nn.Tanh())
+    for net, words in ((normalised, "BatchNorm2d.*GroupNorm"), (GenNet(2, 32, 8, 2), r"\(2, 3, 16, 16\)")):
+        monkeypatch.setattr(abp, "GenNet", lambda *_, net=net: net)
+        with pytest.raises(UserError, match=words):
+            abp.ABP(abp.Config(**SMALL), images)
 
 
 @pytest.mark.parametrize("nz, img_size", [(1, 16), (2, 64), (11, 32)])
@@ -22,7 +93,8 @@ def test_the_jacobian_is_that_of_finite_differences(nz, img_size):
 
 
 def test_bf16_is_near_float32_and_does_not_round_the_latent():
-    """Rounded to 8 bits, latents from 1.7 to 1.702 would give one image; the posterior is that narrow."""
+    """Rounded to 8 bits, latents from 1.7 to 1.702 would give one image; the posterior is that
+    narrow."""
     torch.manual_seed(0)
     net = GenNet(2, 64)
     z = torch.cat([torch.randn(8, 2), torch.stack([torch.linspace(1.7, 1.702, 8), torch.ones(8)], 1)])
@@ -72,5 +144,5 @@ def test_smooth_deconvolutions_interpolate():
 @pytest.mark.parametrize("smooth, n_smooth", [(0, 0), (1, 1), (3, 3), (9, 3)])
 def test_the_first_two_deconvolutions_are_never_made_smooth(smooth, n_smooth):
     layers = GenNet(2, 128, 8, 2, smooth).deconv
-    assert sum(isinstance(layer, torch.nn.Upsample) for layer in layers) == n_smooth
-    assert all(isinstance(layers[k], torch.nn.ConvTranspose2d) for k in (0, 2))
+    assert sum(isinstance(layer, nn.Upsample) for layer in layers) == n_smooth
+    assert all(isinstance(layers[k], nn.ConvTranspose2d) for k in (0, 2))

@@ -1,4 +1,5 @@
-"""Images in, images out: every kind of file a user may have in the folder, and what pictures look like."""
+"""Images in, images out: every kind of file a user may have in the folder, and what pictures look
+like."""
 import numpy as np
 import pytest
 import torch
@@ -169,7 +170,8 @@ def test_reconstructions_stand_under_their_images_in_labelled_blocks(tmp_path):
         for j, value in enumerate((0, 128, 255)):
             y = k * block + j * row
             assert (sheet[y:y + 16, 16:32] == value).all() and (sheet[y:y + 16, :16] < 255).any()
-    assert (sheet[block + 2 * row:, 16 + row:32 + row] == 0).all()       # image 4, the only one that is black
+    # image 4, the only one that is black
+    assert (sheet[block + 2 * row:, 16 + row:32 + row] == 0).all()
     assert (sheet[block:, 16 + 2 * row:] == 255).all()                   # no sixth image
 
 

@@ -1,12 +1,12 @@
 """The command line: every flag is checked, and refusals say what is allowed."""
 import re
-import time
 
 import pytest
+import torch
 from conftest import refusal
 
 from abp import Config, main
-from runs.device import fastest
+from runs.device import choose_device, choose_precision
 from runs.options import Interrupted, UserError, exit_status, parse_args
 
 
@@ -73,14 +73,17 @@ def test_a_mistake_of_the_program_itself_is_not_hidden():
         exit_status("abp.py", action)
 
 
-def test_the_fastest_way_is_found_and_a_slow_one_given_up():
-    runs = []
+def test_precision_is_decided_by_capability(monkeypatch):
+    for flags, wanted in (({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        assert choose_precision("auto", "cpu") == wanted
+    assert choose_precision("bf16", "cpu") == "bf16" and choose_precision("fp32", "cpu") == "fp32"
 
-    def way(name, seconds):
-        return lambda: (runs.append(name), time.sleep(seconds))
 
-    assert fastest({"slow": way("slow", 0.05), "fast": way("fast", 0.005)}) == "fast"
-    assert runs.count("fast") == 8 and runs.count("slow") == 3
+@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:99"])
+def test_unknown_devices_are_refused(wanted):
+    with pytest.raises(UserError, match="--device"):
+        choose_device(wanted)
 
 
 def test_help_lists_every_option_with_its_default_and_range(capsys):
