@@ -26,19 +26,15 @@ from explorer import pictures
 from inference import masks
 from inference.measures import log_row
 from inference.posterior import Posterior, check_generator, frozen, sample_gaussian_prior
-from inference.samplers import TARGET_GRADIENT, langevin, mala, smmala
+from inference.samplers import MOST_AGE, SAMPLERS, TARGETS
 from models import MIN_SIZE, GenNet
 from runs import recorder
 from runs.device import DTYPES, choose_device, choose_precision
 from runs.files import load_checkpoint, load_weights, set_seed
 from runs.options import UserError, check, option, run_program
 
-SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
-# acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
-TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
-MOST_AGE = 10     # the posterior keeps changing, so the adaptation gain stays at that of step 10
-PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 30, "prior_draws": 0,
-                       "learn_num_steps": 1, "z_noise": 0, "mse_sigma": 1, "sigma_start": 1}}
+PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 10, "prior_draws": 0,
+                       "learn_num_steps": 1, "z_noise": 0, "sigma_start": 1e-3}}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,13 @@
 """Draws the default data set: faces of tigers that turn into lions, with known factors.
 
-    draw_face(lion, turn, traits, size)     lion in [0, 1]: 0 tiger, 1 lion; turn in [-1, 1]: yaw /
-                                            25 degrees
-    python data/draw.py                     the 24 faces and factors.csv in data/drawn, the same
-                                            every time
-    python data/draw.py --n 500 --out more  as many as you like
+    draw_face(lion, turn, traits, size)     lion from 0 (tiger) to 1, turn from -1 to 1 (25 degrees)
+    python -m data.draw                     the 24 faces and factors.csv in data/drawn
+    python -m data.draw --n 500 --out more  as many as you like, the same every time
 
 The pixels change smoothly with the factors: the mane grows out from behind the head, stripes thin
 and fade, features shift with their depth as the head turns. The head is a height map z(u, v) over
 the face seen from the front: outlines are projected from (u, v) to the screen, colours and light
 follow each pixel's (u, v).
-
-Face coordinates: u to the right, v down, z towards the viewer; a head is about 1.5 wide and 1.6
-high. Screen coordinates: x to the right, y down; the picture is [-1, 1] x [-1, 1]. Colours are RGB
-in [0, 255].
 """
 import argparse
 import csv
@@ -25,9 +19,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-MAX_YAW = np.radians(25)     # the head's yaw at turn = 1
-PIVOT = 0.30  # depth of the axis the head turns about, so that it stays in the middle
-OVERSAMPLE = 3               # outlines are drawn this much larger and averaged down
+from data.portrait import (
+    OVERSAMPLE,
+    Portrait,
+    mix,
+    offsets,
+    oval,
+    ribbon,
+    smoothstep,
+    spline,
+    symmetric,
+)
+
 LEVELS = 4  # the animal's colours are multiples of it: a third off the files, not visible
 GOLDEN = (5**0.5 - 1) / 2    # multiples of it, modulo 1, fill [0, 1] evenly
 
@@ -56,152 +59,33 @@ class Face(NamedTuple):
     traits: Traits
 
 
-def spline(points, closed: bool = False, n: int = 8) -> np.ndarray:
-    """Catmull-Rom curve through points (k, 2), n steps per piece -> (m, 2)."""
-    p = np.asarray(points, float)
-    p = np.concatenate([p[-1:], p, p[:2]] if closed else [2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    t = np.linspace(0, 1, n, endpoint=False)[:, None]
-    a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
-    curve = b + t * (c - a) / 2 + t**2 * (a - 2.5 * b + 2 * c - d / 2) + t**3 * (1.5 * (b - c) + (d - a) / 2)
-    return np.concatenate([curve.reshape(-1, 2), p[-2:-1][:not closed]])
-
-
-def offsets(line):
-    """Unit normals along lines (..., n, 2)."""
-    tangent = np.gradient(line, axis=-2)
-    normal = np.stack([-tangent[..., 1], tangent[..., 0]], -1)
-    return normal / (np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9)
-
-
-def ribbon(points, width: float, root: float = 0.0) -> np.ndarray:
-    """A stroke along spline(points): `width` wide near its middle, root * width at its start."""
-    line = spline(points)
-    t = np.linspace(0, 1, len(line))
-    half = width / 2 * np.maximum(np.sin(np.pi * t**0.8), root * (1 - t) ** 0.7)[:, None] * offsets(line)
-    return np.concatenate([line + half, (line - half)[::-1]])
-
-
-def oval(u: float, v: float, ru: float, rv: float) -> np.ndarray:
-    """Ellipse around (u, v) with radii ru, rv -> (36, 2)."""
-    angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    return np.stack([u + ru * np.cos(angle), v + rv * np.sin(angle)], 1)
-
-
-def symmetric(right) -> np.ndarray:
-    """Closed outline from its right half, listed from the top of the axis to the bottom."""
-    return spline(np.concatenate([right, np.multiply(right[-2:0:-1], (-1, 1))]), closed=True)
-
-
-def smoothstep(x, low: float, high: float):
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def mix(a, b, t):
-    return np.asarray(a, np.float32) * (1 - t) + np.asarray(b, np.float32) * t
-
-
-class Portrait:
-    """A float image rgb (size, size, 3), the turned head in it, and the face point (u, v) of each
-    pixel."""
-
-    def __init__(self, size: int, lion: float, turn: float, muzzle: float):
-        grid = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-        self.x, self.y = np.meshgrid(grid, grid)
-        self.size, self.rgb = size, np.zeros((size, size, 3), np.float32)
-        self.sin, self.cos = np.sin(turn * MAX_YAW), np.cos(turn * MAX_YAW)
-        # a lion's leaves room for its mane
-        self.scale, self.muzzle = 1.07 - 0.15 * lion, 0.30 * muzzle
-        self.v = (self.y - 0.06) / self.scale
-        x = self.x / self.scale
-        self.u = x.copy()
-        for _ in range(5):  # Newton: the u that lands on x; x(u) rises by design
-            z, slope = self.height(self.u, self.v)
-            self.u -= (self.u * self.cos + (z - PIVOT) * self.sin - x) / (self.cos + slope * self.sin)
-
-    def height(self, u, v):
-        """z(u, v) and dz/du: a rounded head with a muzzle on it."""
-        head = 0.60 * np.exp(-((u / 0.66) ** 2) - (v / 0.85) ** 2)
-        muzzle = 0.33 * np.exp(-((u / self.muzzle) ** 2) - ((v - 0.40) / 0.30) ** 2)
-        return head + muzzle, -2 * u * (head / 0.66**2 + muzzle / self.muzzle**2)
-
-    def project(self, points, z=None) -> np.ndarray:
-        """Face points (..., 2) -> pixel coordinates (..., 2). z: their depth; the face's surface if
-        None."""
-        u, v = points[..., 0], points[..., 1]
-        z = self.height(u, v)[0] if z is None else z
-        xy = np.stack([(u * self.cos + (z - PIVOT) * self.sin) * self.scale, v * self.scale + 0.06], -1)
-        return (xy + 1) / 2 * self.size
-
-    def blend(self, mask, colour, box=np.s_[:, :]):
-        """Paints colour (3,) or (h, w, 3) through mask (h, w) in [0, 1]."""
-        view = self.rgb[box]
-        view += mask[..., None] * (np.asarray(colour, np.float32) - view)
-
-    def mask(self, outlines, blur: float = 0, z=None, both=False):
-        """Antialiased union of a list of outlines, and of their mirror images if both, softened by
-        blur (std, screen units) -> its box in the picture, mask (h, w) in [0, 1]. z: see
-        project."""
-        shapes = [self.project(o * (side, 1), z) for side in (1, -1)[: 1 + both] for o in outlines]
-        sigma, k = float(blur / 2 * self.size), OVERSAMPLE
-        points = np.concatenate(shapes)
-        low = np.clip(np.floor(points.min(0) - 3 * sigma - 1), 0, self.size - 1).astype(int)
-        high = np.clip(np.ceil(points.max(0) + 3 * sigma + 1), low + 1, self.size).astype(int)
-        layer = Image.new("L", tuple(((high - low) * k).tolist()))
-        pen = ImageDraw.Draw(layer)
-        for shape in shapes:
-            pen.polygon(((shape - low) * k - 0.5).ravel().tolist(), fill=255)
-        layer = layer.reduce(k).filter(ImageFilter.GaussianBlur(sigma))
-        return np.s_[low[1]:high[1], low[0]:high[0]], np.asarray(layer, np.float32) / 255
-
-    def stencil(self, *args, **kwargs):
-        """The same mask, as large as the picture: (size, size) in [0, 1]."""
-        full = np.zeros((self.size, self.size), np.float32)
-        box, full[box] = self.mask(*args, **kwargs)
-        return full
-
-    def fill(self, outlines, colour, alpha: float = 1, blur: float = 0, clip=None, z=None, both=False):
-        """Paints outlines in one colour. clip: mask (size, size) that bounds the paint."""
-        if alpha > 0:
-            box, mask = self.mask(outlines, blur, z, both)
-            self.blend(mask * alpha * (1 if clip is None else clip[box]), colour, box)
-
-    def spot(self, u: float, v: float, ru: float, rv: float, power: float = 1):
-        """A soft spot around (+-u, v) of the face -> (size, size) in [0, 1]. Larger power: crisper
-        edge."""
-        return np.exp(-((((np.abs(self.u) - u) / ru) ** 2 + ((self.v - v) / rv) ** 2) ** power))
-
-    def light(self):
-        """Lambert shading of the height map and the small forms on it -> (size, size) in about [.6,
-        1.1]."""
-        z = self.height(self.u, self.v)[0]
-        for *place, h in ((.21, -.25, .15, .09, .03), (.26, -.10, .13, .08, -.05), (.42, .12, .20, .20, .04),
-                          (.14, .44, .13, .12, .06), (0, .05, .10, .34, .045), (0, .67, .14, .09, .03),
-                          # brows, eyes, cheeks, lips, bridge, chin, forehead
-                          (0, -.45, .06, .20, -.02)):
-            z = z + h * self.spot(*place)
-        zy, zx = np.gradient((z * self.cos - self.u * self.sin) * self.scale, 2 / self.size)
-        zx, zy = 0.6 * zx, 0.6 * zy  # flatter than true: a soft light, from the upper left
-        return 0.56 + 0.5 * (0.30 * zx + 0.42 * zy + 0.85) / np.sqrt(1 + zx**2 + zy**2)
-
-
-# Shapes in face coordinates: the right half, or the right one of two
-HEAD_TIGER = [(0, -.75), (.18, -.74), (.36, -.685), (.52, -.595), (.635, -.44), (.69, -.23), (.71, .02),
-              (.745, .20), (.735, .36), (.68, .50), (.58, .62), (.46, .71), (.32, .77), (.16, .83), (0, .85)]
-HEAD_LION = [(0, -.66), (.17, -.655), (.34, -.61), (.45, -.52), (.51, -.38), (.535, -.20), (.54, -.02),
-             (.53, .14), (.51, .28), (.47, .42), (.42, .54), (.36, .65), (.26, .76), (.13, .825), (0, .84)]
+HEAD_TIGER = [(0, -.75), (.18, -.74), (.36, -.685), (.52, -.595), (.635, -.44), (.69, -.23),
+              (.71, .02), (.745, .20), (.735, .36), (.68, .50), (.58, .62), (.46, .71), (.32, .77),
+              (.16, .83), (0, .85)]
+HEAD_LION = [(0, -.66), (.17, -.655), (.34, -.61), (.45, -.52), (.51, -.38), (.535, -.20),
+             (.54, -.02), (.53, .14), (.51, .28), (.47, .42), (.42, .54), (.36, .65), (.26, .76),
+             (.13, .825), (0, .84)]
 STRIPES = [                  # of one side: points from root to tip, width
-    ([(.01, -.24), (.06, -.3), (.15, -.33)], .042), ([(.01, -.35), (.09, -.43), (.2, -.43), (.3, -.38)], .06),
-    ([(.01, -.47), (.1, -.56), (.22, -.56), (.35, -.49)], .06), ([(.02, -.6), (.11, -.66), (.24, -.66)], .05),
-    ([(.14, -.2), (.2, -.3), (.33, -.32), (.44, -.24)], .052), ([(.36, -.43), (.46, -.34), (.51, -.2)], .056),
-    ([(.43, -.6), (.55, -.44), (.58, -.25)], .06), ([(.39, -.13), (.48, -.12), (.54, -.04), (.55, .1)], .054),
-    ([(.68, -.38), (.62, -.24), (.64, -.04)], .06), ([(.4, .01), (.475, .11), (.48, .25), (.42, .36)], .05),
-    ([(.62, -.02), (.64, .13), (.61, .27), (.53, .39)], .062), ([(.73, .0), (.685, .1), (.69, .22)], .045),
-    ([(.78, .16), (.72, .31), (.64, .42), (.52, .49)], .06), ([(.74, .44), (.64, .54), (.5, .58)], .056),
-    ([(.6, .62), (.5, .665), (.37, .66)], .046), ([(.52, .3), (.47, .42), (.37, .52)], .042)]
-ALMOND = [(-.1, .04), (-.06, -.02), (0, -.05), (.06, -.046), (.1, -.012), (.06, .04), (0, .056), (-.06, .05)]
+    ([(.01, -.24), (.06, -.3), (.15, -.33)], .042),
+    ([(.01, -.35), (.09, -.43), (.2, -.43), (.3, -.38)], .06),
+    ([(.01, -.47), (.1, -.56), (.22, -.56), (.35, -.49)], .06),
+    ([(.02, -.6), (.11, -.66), (.24, -.66)], .05),
+    ([(.14, -.2), (.2, -.3), (.33, -.32), (.44, -.24)], .052),
+    ([(.36, -.43), (.46, -.34), (.51, -.2)], .056),
+    ([(.43, -.6), (.55, -.44), (.58, -.25)], .06),
+    ([(.39, -.13), (.48, -.12), (.54, -.04), (.55, .1)], .054),
+    ([(.68, -.38), (.62, -.24), (.64, -.04)], .06),
+    ([(.4, .01), (.475, .11), (.48, .25), (.42, .36)], .05),
+    ([(.62, -.02), (.64, .13), (.61, .27), (.53, .39)], .062),
+    ([(.73, .0), (.685, .1), (.69, .22)], .045),
+    ([(.78, .16), (.72, .31), (.64, .42), (.52, .49)], .06),
+    ([(.74, .44), (.64, .54), (.5, .58)], .056), ([(.6, .62), (.5, .665), (.37, .66)], .046),
+    ([(.52, .3), (.47, .42), (.37, .52)], .042)]
+ALMOND = [(-.1, .04), (-.06, -.02), (0, -.05), (.06, -.046), (.1, -.012), (.06, .04), (0, .056),
+          (-.06, .05)]
 INK = (44, 28, 24)
-NOSE = [(0, .265), (.08, .262), (.145, .27), (.165, .305), (.13, .345), (.06, .385), (.02, .42), (0, .425)]
+NOSE = [(0, .265), (.08, .262), (.145, .27), (.165, .305), (.13, .345), (.06, .385), (.02, .42),
+        (0, .425)]
 
 
 def paint_behind(art: Portrait, lion: float, coat, hue: float):
@@ -209,13 +93,17 @@ def paint_behind(art: Portrait, lion: float, coat, hue: float):
     size, 3)."""
     above_below = np.array([[(116, 150, 96), (166, 196, 218), (216, 192, 156)],
                             [(58, 88, 46), (98, 132, 118), (128, 98, 66)]], np.float32)
-    above, below = (above_below * np.clip(1 - np.abs(np.array([-1, 0, 1]) - hue), 0, 1)[:, None]).sum(1)
+    above, below = (above_below * np.clip(1 - np.abs(np.array([-1, 0, 1]) - hue), 0,
+                                          1)[:, None]).sum(1)
     art.rgb += mix(above, below, smoothstep(art.y, -1.1, 1.0)[..., None]).round()
     landscape = art.rgb.copy()
-    shoulders = symmetric([(0, -.1), (.45, .0), (.68, .26), (.95, .52), (1.25, .75), (1.5, 1.5), (0, 1.5)])
+    shoulders = symmetric([(0, -.1), (.45, .0), (.68, .26), (.95, .52), (1.25, .75), (1.5, 1.5),
+                           (0, 1.5)])
     art.fill([shoulders], coat * 0.74, blur=.012, z=-0.3)
-    art.fill([oval(0, 1.05, .42, .42)], mix((236, 224, 204), coat, .3 + .5 * lion), .85, .08, z=-0.2)
-    bands = [ribbon(p, .08) for p in ([(1.06, .74), (.86, .7), (.62, .8)], [(1.2, 1), (.9, .88), (.56, 1)])]
+    art.fill([oval(0, 1.05, .42, .42)], mix((236, 224, 204), coat, .3 + .5 * lion), .85, .08,
+             z=-0.2)
+    bands = [ribbon(p, .08) for p in ([(1.06, .74), (.86, .7), (.62, .8)],
+                                      [(1.2, 1), (.9, .88), (.56, 1)])]
     art.fill(bands, (40, 28, 22), .9 * (1 - lion), .006, z=-0.3, both=True)
     art.fill([oval(0, .62, .62, .36)], (50, 30, 18), .45, .09, z=-0.1)     # the shadow of the head
     return landscape
@@ -238,7 +126,8 @@ def mane_ring(radius, length: float, count: int, growth: float):
     side = 3.6 * np.pi / count * max(root) * growth**0.5 * offsets(line)
     side *= (1 - t**2.5) * (0.6 + 0.5 * np.sin(np.pi * t))             # tapers to a point
     bands = (line, 0.5 * side), (line - 0.15 * side, 0.16 * side)
-    return *(np.concatenate([mid + half, (mid - half)[:, ::-1]], 1) for mid, half in bands), jitter.ravel()
+    return *(np.concatenate([mid + half, (mid - half)[:, ::-1]], 1) for mid,
+             half in bands), jitter.ravel()
 
 
 def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
@@ -249,7 +138,8 @@ def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
         return
     *shapes, jitter = mane_ring(radius, length, count, growth)
     shapes = [art.project(s, depth * growth).reshape(count, -1) * OVERSAMPLE for s in shapes]
-    layer = Image.new("RGBA", (art.size * OVERSAMPLE,) * 2, (*mix(*colours, tone).astype(int).tolist(), 0))
+    layer = Image.new("RGBA", (art.size * OVERSAMPLE,) * 2,
+                      (*mix(*colours, tone).astype(int).tolist(), 0))
     pen = ImageDraw.Draw(layer)
     # so that neighbours overlap either way
     for i in np.argsort(np.arange(count) * 7 % 11, kind="stable"):
@@ -261,7 +151,8 @@ def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
     shadow = layer.getchannel("A").filter(ImageFilter.GaussianBlur(0.02 * art.size))
     art.blend(np.asarray(shadow, np.float32) / 255 * clip * 0.5 * growth, colours[1] * 0.45)
     layer = np.asarray(layer, np.float32)
-    art.blend(layer[..., 3] / 255 * clip, layer[..., :3] * (1 - 0.10 * art.x - 0.14 * art.y)[..., None])
+    art.blend(layer[..., 3] / 255 * clip, layer[..., :3]
+              * (1 - 0.10 * art.x - 0.14 * art.y)[..., None])
 
 
 def paint_ears(art: Portrait, lion: float, coat, size: float):
@@ -282,13 +173,15 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
     tufts = []                                                       # longest on the cheeks
     for u, v in half[6:-1].astype(float):
         out = (1 - 0.5 * lion) * smoothstep(v, -.3, .4) * smoothstep(u, .1, .5)
-        tufts.append(ribbon([(.55 * u, v - .22), (.92 * u, v - .06), (u + .09 * out, v + .13 * out)], .17, 1))
+        tufts.append(ribbon([(.55 * u, v - .22), (.92 * u, v - .06),
+                             (u + .09 * out, v + .13 * out)], .17, 1))
     mask = art.stencil([symmetric(half), *tufts], .005 + .02 * lion, both=True)
     white, coloured = mix((252, 246, 234), (252, 241, 218), lion), 1.0
     for on_tiger, on_lion, *place in (  # over and under the eyes, cheeks, jaw, lips, chin, bridge
             (.95, .40, .25, -.245, .15, .075, 2), (.80, .50, .34, .03, .15, .06, 1.5),
             (.95, .05, .62, .40, .24, .30, 1.7), (.90, .05, .36, .72, .22, .18, 1.7),
-            (.92, .92, .15, .46, .19, .14, 2), (.95, .95, 0, .7, .3, .2, 2), (.1, .2, 0, .02, .08, .34, 1.5)):
+            (.92, .92, .15, .46, .19, .14, 2), (.95, .95, 0, .7, .3, .2, 2),
+            (.1, .2, 0, .02, .08, .34, 1.5)):
         coloured = coloured * (1 - mix(on_tiger, on_lion, lion) * art.spot(*place))
     rich = (art.spot(.20, .16, .10, .22) + 0.7 * art.spot(.09, -.28, .06, .16)
             + 0.6 * art.spot(.50, -.05, .1, .3) + 0.5 * art.spot(0, -.58, .35, .15)).clip(0, 1)
@@ -319,43 +212,55 @@ def paint_features(art: Portrait, lion: float, traits: Traits):
     opening = art.stencil([almond * 0.92 + at], both=True)
     art.fill([almond + at], iris * (.74, .56, .40), clip=opening, both=True)
     for v, ru, rv, colour, alpha, blur in (
-            (0, .066, .062, iris, 1, .008), (.022, .040, .026, mix(iris, (255, 236, 150), .6), .8, .012),
-            (-.002, .029, .027, (16, 12, 10), 1, .003), (-.062, .11, .030, (24, 16, 12), .75, .012)):
+            (0, .066, .062, iris, 1, .008), (.022, .040, .026, mix(iris, (255, 236, 150), .6), .8,
+                                             .012),
+            (-.002, .029, .027, (16, 12, 10), 1, .003),
+            (-.062, .11, .030, (24, 16, 12), .75, .012)):
         art.fill([oval(0, v, ru, rv) * r + at], colour, alpha, blur, opening, z, both=True)
-    art.fill([oval(-.022, -.022, .013, .013) * r + at * (side, 1) for side in (-1, 1)], (255, 255, 250), z=z)
+    art.fill([oval(-.022, -.022, .013, .013) * r + at * (side, 1) for side in (-1, 1)],
+             (255, 255, 250), z=z)
 
     wide, leather = (1 + 0.06 * traits.muzzle_width, 1), mix((196, 112, 96), (96, 62, 52), lion)
     nose = symmetric(NOSE) * (1 + 0.1 * lion, 1)
-    dots = [oval(u + .055 * k, v, .01, .01) for u, v in ((.12, .42), (.11, .46), (.13, .5)) for k in range(3)]
+    dots = [oval(u + .055 * k, v, .01, .01) for u,
+            v in ((.12, .42), (.11, .46), (.13, .5)) for k in range(3)]
     art.fill([dot * wide for dot in dots], INK, .55, .004, both=True)
     for outline, colour, alpha, blur in (
-            (ribbon([(.085, -.06), (.115, .10), (.165, .27)], .06, .8), (92, 56, 32), .35 + .15 * lion, .025),
+            (ribbon([(.085, -.06), (.115, .10), (.165, .27)], .06, .8), (92, 56, 32),
+             .35 + .15 * lion, .025),
             (oval(0, .59, .15, .03), (104, 66, 48), .45, .03),
-            (ribbon([(0, .50), (.07, .555), (.16, .565), (.25, .52), (.275, .485)], .034, 1), INK, .9, .006),
+            (ribbon([(0, .50), (.07, .555), (.16, .565), (.25, .52), (.275, .485)], .034, 1), INK,
+             .9, .006),
             (nose * (1.06, 1), (50, 30, 24), .75, .012), (nose, leather, 1, .004),
             (oval(0, .29, .10, .022), mix(leather, (255, 225, 210), .5), .8, .02),
             (ribbon([(.045, .352), (.085, .325), (.135, .318)], .034, .5), (24, 14, 12), .95, .005),
             (ribbon([(0, .40), (0, .46), (0, .515)], .026, 1), INK, .9, .005)):
         art.fill([outline * wide], colour, alpha, blur, both=True)
-    for *at, du, dv in ((.2, .42, .52, -.1), (.21, .46, .58, .02), (.2, .49, .55, .13), (.18, .52, .46, .22)):
-        line = np.array([(0, 0), (.4 * du, .25 * dv - .03), (du, dv)]) * (1 + 0.2 * traits.whiskers) + at
+    for *at, du, dv in ((.2, .42, .52, -.1), (.21, .46, .58, .02), (.2, .49, .55, .13),
+                        (.18, .52, .46, .22)):
+        line = np.array([(0, 0), (.4 * du, .25 * dv - .03),
+                         (du, dv)]) * (1 + 0.2 * traits.whiskers) + at
         line = ribbon(line, .013, 1)
         # swept back
         art.fill([line], (255, 252, 244), .6, .002, z=0.55 - 0.5 * line[:, 0], both=True)
 
 
-def draw_face(lion: float, turn: float, traits: Traits | None = None, size: int = 256) -> Image.Image:
+def draw_face(lion: float, turn: float, traits: Traits | None = None,
+              size: int = 256) -> Image.Image:
     """One face -> RGB image (size, size). lion in [0, 1]: 0 tiger, 1 lion. turn in [-1, 1]: yaw /
     25 degrees, positive to the right of the picture. traits: an average animal if None. ValueError
     if out of range."""
     traits = traits or Traits()
     if not (0 <= lion <= 1 and all(-1 <= t <= 1 for t in (turn, *astuple(traits)))):
-        raise ValueError(f"lion must be in [0, 1], turn and traits in [-1, 1]; got {lion}, {turn}, {traits}")
+        raise ValueError("lion must be in [0, 1], turn and traits in [-1, 1]; "
+                         f"got {lion}, {turn}, {traits}")
     art = Portrait(size, lion, turn, muzzle=1 + 0.06 * traits.muzzle_width)
     # steepest in the middle, at rest nowhere
     lion = 0.5 * lion + 0.5 * float(smoothstep(lion, 0.1, 0.9))
-    rich, dark, full = 0.5 + traits.coat / 2, 0.5 + traits.mane_shade / 2, 1 + 0.14 * traits.mane_fullness
-    coat = mix(mix((222, 150, 74), (214, 122, 38), rich), mix((228, 192, 136), (212, 160, 94), rich), lion)
+    rich, dark = 0.5 + traits.coat / 2, 0.5 + traits.mane_shade / 2
+    full = 1 + 0.14 * traits.mane_fullness
+    coat = mix(mix((222, 150, 74), (214, 122, 38), rich),
+               mix((228, 192, 136), (212, 160, 94), rich), lion)
     mane = mix((220, 158, 80), (172, 104, 52), dark), mix((150, 88, 40), (58, 34, 24), dark)
     landscape = paint_behind(art, lion, coat, traits.backdrop)
     paint_mane(art, lion, mane, (.60, .64), .46 * full, 34, -0.10, 1.0)
@@ -365,7 +270,8 @@ def draw_face(lion: float, turn: float, traits: Traits | None = None, size: int 
     paint_mane(art, lion, mane, (.43, .52), .36 * full, 34, 0.07, 0.3)
     paint_skin(art, lion, coat, traits)
     wide = mix(.74, .53, lion)  # where hair grows over the edge of the face
-    edge = smoothstep(np.hypot(art.u / wide, (art.v - .13) / .73), 0.76, 1.04) * smoothstep(lion, 0.2, 0.8)
+    edge = smoothstep(np.hypot(art.u / wide, (art.v - .13) / .73), 0.76,
+                      1.04) * smoothstep(lion, 0.2, 0.8)
     paint_mane(art, lion, mane, (.37, .51), .30 * full, 38, 0.14, 0.1, clip=edge)
     paint_features(art, lion, traits)
     pixels = np.where(art.rgb == landscape, landscape, (art.rgb / LEVELS).round() * LEVELS)
@@ -390,20 +296,27 @@ def plan_set(n: int = 24, seed: int = 0) -> list[Face]:
 
 def draw_set(n: int = 24, size: int = 256, seed: int = 0) -> Iterator[tuple[Face, Image.Image]]:
     """The animals of plan_set, one by one, each with its picture."""
-    return ((face, draw_face(face.lion, face.turn, face.traits, size)) for face in plan_set(n, seed))
+    return ((face, draw_face(face.lion, face.turn, face.traits, size))
+            for face in plan_set(n, seed))
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Draw faces of tigers and lions.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Draw faces of tigers and lions.",
+                                     allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"draw.py: {message}\n")   # one line
-    parser.add_argument("--n", type=int, default=24, help="number of faces, half of them lions: 1 .. 99999")
-    parser.add_argument("--size", type=int, default=256, help="width and height in pixels: 16 .. 2048")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other animals: 0 .. 999999")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("drawn"), help="folder to fill")
+    parser.add_argument("--n", type=int, default=24,
+                        help="number of faces, half of them lions: 1 .. 99999")
+    parser.add_argument("--size", type=int, default=256,
+                        help="width and height in pixels: 16 .. 2048")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="another seed, other animals: 0 .. 999999")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("drawn"),
+                        help="folder to fill")
     args = parser.parse_args()
     for name, low, high in (("n", 1, 99999), ("size", 16, 2048), ("seed", 0, 999999)):
         if not low <= getattr(args, name) <= high:
-            parser.error(f"argument --{name}: must be from {low} to {high}, not {getattr(args, name)}")
+            parser.error(f"argument --{name}: must be from {low} to {high}, "
+                         f"not {getattr(args, name)}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         with open(args.out / "factors.csv", "w", newline="", encoding="utf-8") as file:

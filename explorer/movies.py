@@ -1,7 +1,4 @@
-"""Moving pictures of a start: a walk through its latents, and its panel as training forms it.
-
-Animated WebP: true colours in a quarter of the room of a GIF's 256 of them.
-"""
+"""Animated WebP of a start: a walk through its latents, and its panel during training."""
 import io
 import math
 
@@ -12,63 +9,65 @@ from inference.measures import generate, panel_axes, panel_latents, to_side
 from runs.files import write_atomic
 from utils import to_pixels
 
-MOST_BYTES = 1_500_000     # of a moving picture
-QUALITIES = (85, 75, 60, 45, 30, 15)                       # of WebP: the first that fits is taken
-# the walk
+MOST_BYTES = 1_500_000     # of a movie
+QUALITIES = (85, 75, 60, 45, 30, 15)           # of WebP: the first that fits is taken
+
 SIDE = 128                 # pixels
-MOST_STOPS = 24            # training images that the walk passes
+MOST_STOPS = 24            # training images on the walk
 PER_STOP = 10              # frames for each of them
 PACE = 50                  # ms a frame
-# the panel in training
+
 CELLS = 6                  # along each side
 CELL = 64                  # pixels along the side of a cell
-EDGE = 2.0                 # prior stds from 0 to the outermost cells: the same in every frame
+EDGE = 2.0                 # prior stds from 0 to the outermost cells, the same in every frame
 BAR = 28                   # pixels above the cells, for the epoch
 TEMPO, HOLD = 120, 3000    # ms a frame, and for the last
 
 
-# --------------------------------------------------------------------------------------------------- the walk
+# ---- the walk
 
 def write_walk(net, z, path):
-    """g(z) on a closed walk in straight lines past the training images' z (n, nz), as animated WebP."""
+    """g(z) on a closed walk in straight lines past the latents z (n, nz) of the training images."""
     stops = z[::math.ceil(len(z) / MOST_STOPS)]
     images = generate(net, walk_latents(net, stops), SIDE)
-    save_movie([Image.fromarray(picture) for picture in to_pixels(images)], [PACE] * len(images), path)
+    pictures = [Image.fromarray(picture) for picture in to_pixels(images)]
+    save_movie(pictures, [PACE] * len(images), path)
 
 
 def walk_latents(net, stops):
-    """The z of the walk's frames: (PER_STOP n, nz) for stops (n, nz); a single one for a single stop.
+    """The z of the frames: stops (n, nz) -> (PER_STOP n, nz), or the stop itself if there is one.
 
-    Steps are even in the mean of two lengths, in the plane and between images: even in the plane alone, a
-    step over a place where the generator changes fast would be a jump.
+    Steps are even in the mean of two lengths, in the plane and between images. Steps that are even
+    in the plane alone look like jumps where the generator changes fast.
     """
     if len(stops) == 1:
         return stops
     order = tour(stops)
     n_frames = PER_STOP * len(stops)
     path = stops[[*order, order[0]]]
-    even = along(path, lengths(path), n_frames + 1)                    # the last is the first again
+    even = along(path, lengths(path), n_frames + 1)              # the last is the first again
     images = generate(net, even, 32).flatten(1).to(even.device)
     both = sum(part / part[-1].clamp(min=1e-12) for part in (lengths(even), lengths(images)))
     return along(even, both, n_frames + 1)[:-1]
 
 
 def lengths(path):
-    """How far along a path (n, d) each of its points lies: (n,), from 0."""
+    """Distance along a path (n, d) from its start to each of its points: (n,)."""
     steps = (path[1:] - path[:-1]).norm(dim=1)
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
 
 def along(path, distances, n):
-    """n points on the lines between the points of a path (m, d), evenly spaced in its `distances` (m,)."""
+    """n points on the segments of a path (m, d), evenly spaced in its `distances` (m,)."""
     targets = torch.linspace(0, 1, n, device=path.device) * distances[-1]
     k = torch.searchsorted(distances, targets).clamp(1, len(path) - 1)
-    share = (targets - distances[k - 1]) / (distances[k] - distances[k - 1]).clamp(min=1e-12)
-    return torch.lerp(path[k - 1], path[k], share.clamp(0, 1)[:, None])
+    step = (distances[k] - distances[k - 1]).clamp(min=1e-12)
+    fraction = (targets - distances[k - 1]) / step
+    return torch.lerp(path[k - 1], path[k], fraction.clamp(0, 1)[:, None])
 
 
 def tour(points):
-    """A short closed tour through points (n, d): their numbers in order. Nearest neighbours, then 2-opt."""
+    """A short closed tour of points (n, d): indices in order. Nearest neighbours, then 2-opt."""
     if not len(points):
         return []
     distance = torch.cdist(points, points).tolist()
@@ -82,39 +81,33 @@ def tour(points):
 
 
 def _shortened(order, distance):
-    """Turn one stretch of the tour round where that shortens it; whether there was one."""
+    """Reverse one stretch of the tour if that shortens it -> whether one was found."""
     n = len(order)
     for i in range(1, n - 1):
         for j in range(i + 1, n):
             a, b, c, d = order[i - 1], order[i], order[j], order[(j + 1) % n]
             old, new = distance[a][b] + distance[c][d], distance[a][c] + distance[b][d]
-            if new < (1 - 1e-6) * old:                     # no turning for ever at equal lengths
+            if new < (1 - 1e-6) * old:                # or equal lengths could alternate for ever
                 order[i:j + 1] = order[i:j + 1][::-1]
                 return True
     return False
 
 
-# -------------------------------------------------------------------------------------- the panel in training
+# ---- the panel during training
 
 def is_frame(epoch):
-    """Whether the panel is kept after an epoch: each of the first 16, then 8 between n and 2 n.
+    """Whether an epoch has a frame: each of the first 16, then 8 between n and 2 n.
 
-    It does not depend on n_epochs, so that a run that is extended goes on with the same frames.
+    Independent of n_epochs, so that a run that is extended continues with the same frames.
     """
     return epoch % 2 ** max(0, epoch.bit_length() - 4) == 0
 
 
 def save_frame(net, config, folder, epoch):
-    """Keep the panel after an epoch as folder/EPOCH.webp.
-
-    A file for each frame, so that a run that is interrupted and resumed has them all; finer than the movie,
-    and far smaller than a PNG.
-    """
-    d = EDGE * config.prior_sigma
-    columns, rows = panel_axes(d, CELLS, config.nz)
+    """Write the panel as folder/EPOCH.webp: a file per frame, so a resumed run has them all."""
+    columns, rows = panel_axes(EDGE * config.prior_sigma, CELLS, config.nz)
     z = panel_latents(columns, rows, config.nz).to(next(net.parameters()).device)
-    with torch.no_grad():
-        cells = to_side(net(z).float(), CELL)
+    cells = to_side(generate(net, z), CELL)
     n_rows = max(1, len(rows))
     sheet = cells.unflatten(0, (n_rows, CELLS)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     frame = Image.new("RGB", (CELLS * CELL, BAR + n_rows * CELL), "white")
@@ -128,9 +121,9 @@ def save_frame(net, config, folder, epoch):
 
 
 def write_training(folder, n_epochs, path):
-    """The frames in a folder up to the last epoch as animated WebP; nothing if it holds none.
+    """The frames of a folder up to epoch n_epochs as a movie; nothing if there are none.
 
-    Later ones are of a run that was to be longer, before it was resumed.
+    Later frames are of a longer run that was interrupted before it was resumed.
     """
     frames = {int(p.stem): p for p in folder.glob("[0-9]*.webp") if p.stem.isdigit()}
     pictures = [Image.open(frames[epoch]) for epoch in sorted(frames) if epoch <= n_epochs]
@@ -139,11 +132,11 @@ def write_training(folder, n_epochs, path):
 
 
 def save_movie(pictures, durations, path):
-    """RGB pictures as animated WebP that plays for ever, durations in ms; within MOST_BYTES if it can be."""
+    """RGB pictures as an endless movie, durations in ms; of at most MOST_BYTES if possible."""
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        pictures[0].save(buffer, format="WEBP", save_all=True, append_images=pictures[1:], duration=durations,
-                         loop=0, quality=quality, method=2)
+        pictures[0].save(buffer, format="WEBP", save_all=True, append_images=pictures[1:],
+                         duration=durations, loop=0, quality=quality, method=2)
         if buffer.tell() <= MOST_BYTES:
             break
     write_atomic(path, buffer.getvalue())

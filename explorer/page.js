@@ -3,13 +3,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const plane = $("plane"), image = $("image");
 const line = data.rows === 1;                       // nz = 1: the plane is a line
-const BLUE = "#0072b2", VERMILLION = "#d55e00";     // Okabe and Ito's, told apart by everyone
-const SPEED = 1;                                    // of a walk, in prior stds a second
+const BLUE = "#0072b2", VERMILLION = "#d55e00";     // Okabe and Ito's colour-blind palette
+const SPEED = 1;                                    // of a walk, in prior stds per second
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 const tour = data.tour.length > 1 ? [...data.tour, data.tour[0]] : [];
 
 let z = [0, 0];
-let walk = [];                                      // the path the user drew, points of the plane
+let walk = [];                                      // the path that the user drew, points of the plane
 let drawing = false;
 let playing = null;                                 // {path, began}: began in ms, null until its first frame
 let thumbnails = [];
@@ -34,7 +34,7 @@ async function unpack() {
   pixels = image.getContext("2d").createImageData(data.side, data.side);
 }
 
-/** Catmull-Rom weights of the four neighbours of a point that lies t in [0, 1] beyond the second. */
+/** Catmull-Rom weights of the four neighbours of a point, t in [0, 1] from the second to the third. */
 function weights(t) {
   return [((2 - t) * t - 1) * t / 2, ((3 * t - 5) * t * t + 2) / 2,
           ((4 - 3 * t) * t + 1) * t / 2, (t - 1) * t * t / 2];
@@ -62,14 +62,14 @@ function amplitudes([x, y]) {
 function drawImage() {
   const a = amplitudes(z), n = sum.length, area = n / 3;
   sum.set(mean);
-  for (let k = 0; k < a.length; k += 4) {           // four at a time: a quarter of the time of one by one
+  for (let k = 0; k < a.length; k += 4) {           // four at a time: four times as fast
     const [a0, a1, a2, a3] = a.subarray(k, k + 4);
     const b0 = k * n, b1 = b0 + n, b2 = b1 + n, b3 = b2 + n;
     for (let i = 0; i < n; i++) {
       sum[i] += a0 * basis[b0 + i] + a1 * basis[b1 + i] + a2 * basis[b2 + i] + a3 * basis[b3 + i];
     }
   }
-  for (let i = 0; i < area; i++) {                 // a clamped array: it rounds and clips by itself
+  for (let i = 0; i < area; i++) {                 // a clamped array: rounds and clips
     pixels.data[4 * i] = sum[i];
     pixels.data[4 * i + 1] = sum[area + i];
     pixels.data[4 * i + 2] = sum[2 * area + i];
@@ -146,7 +146,7 @@ function drawAxes(pen, width, height) {
 function label(pen, text, x, y, align) {
   pen.textAlign = align;
   pen.lineWidth = 3;
-  pen.strokeStyle = "rgba(255, 255, 255, .85)";     // a rim, so that it can be read upon a training image
+  pen.strokeStyle = "rgba(255, 255, 255, .85)";     // a rim: legible on training images
   pen.strokeText(text, x, y);
   pen.fillText(text, x, y);
 }
@@ -164,7 +164,7 @@ function drawPath(pen, path, colour, dash) {
   pen.setLineDash([]);
 }
 
-/** A ring and not a disk: what lies under it stays visible. */
+/** A ring, so that what is under it stays visible. */
 function drawPoint(pen) {
   for (const [style, width] of [["#fff", 5], ["#000", 2]]) {
     pen.strokeStyle = style;
@@ -175,9 +175,9 @@ function drawPoint(pen) {
   }
 }
 
-// ---- z, in words and on the screen
+// ---- z as text, and drawing
 
-/** A coordinate to a hundredth of prior_sigma, or a tenth of that; no minus zero. */
+/** A coordinate with at least two decimals of prior_sigma; no minus zero. */
 function number(value) {
   const text = value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(data.prior_sigma))));
   return Number(text) === 0 ? text.replace("-", "") : text;
@@ -203,7 +203,7 @@ function show() {
     $("play").disabled = !playing && !walk.length && !tour.length;
     $("clear").disabled = !walk.length;
   });
-  clearTimeout(silence);                            // a screen reader hears where z came to rest
+  clearTimeout(silence);                            // for screen readers: where z came to rest
   silence = setTimeout(() => { $("live").textContent = words(); }, 400);
 }
 
@@ -240,7 +240,7 @@ function stepWalk(now) {
   if (!playing) return;
   playing.began ??= now;
   let deviations = SPEED * (now - playing.began) / 1000;
-  if (stillness.matches) deviations = Math.floor(2 * deviations) / 2;      // stills, two a deviation
+  if (stillness.matches) deviations = Math.floor(2 * deviations) / 2;      // two stills per std
   const point = pointAlong(playing.path, deviations * data.prior_sigma);
   if (!point) {
     const [x, y] = playing.path.at(-1);
@@ -275,7 +275,7 @@ function pointOf(event) {
 let sketch = [];                                    // the path while it is being drawn
 
 function press(event) {
-  if (event.button) return;                         // the right button is the browser's
+  if (event.button) return;                         // the right button opens the browser's menu
   plane.setPointerCapture(event.pointerId);
   stop();
   drawing = true;
@@ -284,7 +284,7 @@ function press(event) {
 }
 
 function hover(event) {
-  if (playing) return;                              // a hand that rests on the mouse must not end a walk
+  if (playing) return;                              // a small movement must not end a walk
   moveTo(...pointOf(event));
   if (!drawing) return;
   const [x, y] = sketch.at(-1);
@@ -292,13 +292,13 @@ function hover(event) {
   if (isWalk(sketch)) walk = sketch;
 }
 
-/** A click that trembles is no walk. */
+/** A click with a small movement is no walk. */
 const isWalk = (path) => path.some(([x, y]) => Math.hypot(x - path[0][0], y - path[0][1]) > .05 * data.reach);
 
 function release(event) {
   if (!drawing) return;
   drawing = false;
-  // a finger has to drag in order to look at all, so that its walks wait for the button
+  // fingers drag to look around, so their walks wait for the button
   if (walk === sketch && event.pointerType !== "touch" && !stillness.matches) play();
 }
 
@@ -314,7 +314,7 @@ function pressKey(event) {
   else if (event.key === "Home") { stop(); moveTo(0, 0); }
   else if (event.key === "Escape") clearWalk();
   else return;
-  event.preventDefault();                           // or the page would scroll
+  event.preventDefault();                           // the page must not scroll
 }
 
 function moveBy([x, y], draws) {
@@ -326,7 +326,7 @@ function moveBy([x, y], draws) {
   walk.push(z);
 }
 
-// ---- saving, and the page's words
+// ---- saving, texts, start
 
 function save() {
   const name = [data.start, "z", ...coordinates()].join("_") + ".png";
@@ -340,7 +340,7 @@ function save() {
   }, "image/png");
 }
 
-/** Each training image on a canvas of its own, since one cut from a sheet would bleed when it is scaled. */
+/** A canvas for each training image: cut from the sheet when scaled, neighbours would bleed in. */
 async function cutThumbnails() {
   if (!data.points.length) return;
   const sheet = new Image();
@@ -392,6 +392,6 @@ async function main() {
 
 main().catch((error) => {
   $("readout").textContent = typeof DecompressionStream === "undefined"
-    ? "This browser cannot unpack the images; one of 2023 or later can."
+    ? "This browser cannot unpack the images; use one from 2023 or later."
     : `This page is damaged: ${error.message}`;
 });

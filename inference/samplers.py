@@ -1,23 +1,23 @@
-"""Markov chains for a density exp(-U(z)) known up to a constant: pure functions, many chains at once.
+"""Markov chains for a density exp(-U(z)) known up to a constant, many chains at once.
 
 Each row of z is a chain of its own, and chains never mix. A state may be a latent (n, d), an image
 (n, 3, S, S) or anything else; device and dtype follow z, noise comes from torch's global generator.
 
-    langevin   unadjusted Langevin, Eq. 6 of the handout                            biased
-    mala       the same proposal with a Metropolis-Hastings test (Besag 1994; Roberts and Tweedie 1996)
-    smmala     MALA in a metric (Girolami and Calderhead 2011)
-    rw_mh      random-walk Metropolis, no gradient
+    langevin   unadjusted Langevin, Eq. 6 of the handout: biased
+    mala       Metropolis-adjusted Langevin (Besag 1994; Roberts and Tweedie 1996)
+    smmala     simplified manifold MALA (Girolami and Calderhead 2011)
+    rw_mh      random-walk Metropolis, without gradient
 
-Step sizes are per chain. With a `target` each is adapted after every step,
+Each chain has its own step size. With a `target` it is adapted after every step,
 
     log s <- log s + (age + k)^-0.6 (acceptance probability - target),   k = 1, 2, ...
 
-(Robbins and Monro; Andrieu and Thoms 2008): the gains fade, so that the limit is still exp(-U). Theory's
-targets for many dimensions are .574 with a gradient (Roberts and Rosenthal 1998) and .234 without one
-(Roberts, Gelman and Gilks 1997).
+(Robbins and Monro 1951; Andrieu and Thoms 2008). As the gain fades, the limit stays exp(-U); a
+gain that does not fade biases it. Optimal acceptance rates in many dimensions are .574 with a
+gradient (Roberts and Rosenthal 1998) and .234 without (Roberts, Gelman and Gilks 1997).
 
-The cost is counted in network passes per chain: a forward pass is one, so are a backward pass to the state
-and a tangent of forward differentiation.
+Cost is counted in network passes per chain: a forward pass, a backward pass to the state and a
+tangent of forward differentiation are one each.
 """
 import math
 from typing import NamedTuple
@@ -28,10 +28,10 @@ TARGET_GRADIENT, TARGET_WALK = 0.574, 0.234
 
 
 class Chains(NamedTuple):
-    """What every sampler returns."""
-    z: torch.Tensor                # (n, ...) states, detached
-    acceptance: torch.Tensor       # (n,) mean acceptance probability; nan after no step
-    step: torch.Tensor             # (n,) step sizes, after the last adaptation
+    """Result of every sampler."""
+    z: torch.Tensor                # (n, ...) last states, detached
+    acceptance: torch.Tensor       # (n,) mean acceptance probability; nan if n_steps is 0
+    step: torch.Tensor             # (n,) step sizes after the last adaptation
     passes: int                    # network passes per chain
 
 
@@ -40,24 +40,25 @@ def langevin(neg_log_density, z, n_steps, step, target=None, age=0, callback=Non
 
     neg_log_density  z (n, ...) -> U (n,), one value per chain
     z                (n, ...) starting states
-    step             s, std of each step's noise, in units of z: a float, or (n,), one per chain
-    target, age      acceptance at which to keep each step size, and the steps adapted before; None: fixed
-    callback         called after each step as callback(k, z, U, acceptance probability (n,)), all detached
-    Returns Chains; every step is taken, and the acceptance is what a Metropolis test would have said: near 1
-    where s is small enough, near 0 where the chain has become unstable. A diverging chain is returned as it
-    is, inf or nan: the caller checks.
+    step             s, std of the noise of a step in units of z: a float, or (n,), one per chain
+    target           acceptance rate to which each step size is adapted; None: step sizes are fixed
+    age              number of adaptation steps before this call
+    callback         called after each step as callback(k, z, U, acceptance probability), detached
+    Returns Chains. Every step is taken; the acceptance is the probability with which MALA would
+    have accepted: near 1 if s is small, near 0 if the chain is unstable. A diverging chain is
+    returned as it is, inf or nan.
 
-    Stable only while s^2 lambda < 4, lambda the largest curvature of U. On a Gaussian of curvature lambda the
-    stationary variance is 1 / (lambda (1 - s^2 lambda / 4)) instead of 1 / lambda.
+    Stable while s^2 lambda < 4, lambda the largest curvature of U. On a Gaussian of curvature
+    lambda the stationary variance is 1 / (lambda (1 - s^2 lambda / 4)) instead of 1 / lambda.
     """
     kernel = _Langevin(neg_log_density, keep_all=True)
     return _run(kernel, z, n_steps, step, target, age, callback)
 
 
 def mala(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
-    """The proposal of `langevin`, accepted with the Metropolis-Hastings probability: exp(-U) is exact.
+    """The proposal of `langevin`, accepted with the Metropolis-Hastings probability; exact.
 
-    Arguments and result as of `langevin`. A proposal whose density or gradient is not finite is rejected.
+    Arguments and result as for `langevin`. Non-finite densities or gradients are rejected.
     """
     return _run(_Langevin(neg_log_density), z, n_steps, step, target, age, callback)
 
@@ -65,23 +66,23 @@ def mala(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
 def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
     """z' ~ N(z - s^2/2 G^-1 dU/dz, s^2 G^-1), accepted with the Metropolis-Hastings probability.
 
-    Simplified manifold MALA (Girolami and Calderhead 2011, Section 5): Langevin steps in the metric G(z),
-    which fits the step to the curvature of each chain in each direction.
+    Simplified manifold MALA (Girolami and Calderhead 2011, Section 5): Langevin steps in the metric
+    G(z), which scales the step by the local curvature in each direction.
 
-    local   z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite; for the passes it is
-            taken to cost a forward pass and d tangents
-    step    s, dimensionless; 1 suits a density that is nearly Gaussian at the scale of its own width. Adapted
-            steps stop at sqrt(2), a full Newton step: a chain on its way to the mode accepts more, and would
-            learn to overshoot
-    The rest as of `mala`.
+    local   z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite; its cost is
+            counted as a forward pass and d tangents
+    step    s, dimensionless; 1 suits a nearly Gaussian density. Adapted steps are at most sqrt(2),
+            a full Newton step: a chain far from the mode accepts almost every step and would learn
+            to overshoot
+    Other arguments and result as for `mala`.
     """
     return _run(_ManifoldLangevin(local), z, n_steps, step, target, age, callback)
 
 
 def rw_mh(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
-    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))) (Metropolis et al. 1953).
+    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))).
 
-    Arguments and result as of `mala`.
+    Metropolis et al. 1953. Arguments and result as for `mala`.
     """
     return _run(_RandomWalk(neg_log_density), z, n_steps, step, target, age, callback)
 
@@ -99,9 +100,12 @@ def _run(kernel, z, n_steps, step, target, age, callback):
         log_ratio = kernel.log_ratio(state, new, noise, s).clamp(max=0)
         probability = torch.nan_to_num(log_ratio, nan=-math.inf).exp()
         old = state
-        state = new if kernel.keep_all else _where(torch.rand_like(probability) < probability, new, old)
+        if kernel.keep_all:
+            state = new
+        else:
+            state = _where(torch.rand_like(probability) < probability, new, old)
         if target is not None:
-            gain = (age + k + 1) ** -0.6 * torch.isfinite(old.energy)        # a bad start teaches nothing
+            gain = (age + k + 1) ** -0.6 * torch.isfinite(old.energy)        # not from a bad start
             step = (step * (gain * (probability - target)).exp()).clamp(max=kernel.longest)
         total += probability
         if callback is not None:
@@ -116,8 +120,8 @@ def _where(mask, new, old):
 
 
 class _RandomWalk:
-    """A kernel: how to expand a state, propose from it, and weigh the proposal. `noise` is the white one."""
-    keep_all, longest = False, math.inf      # whether every step is taken; the longest that adaptation allows
+    """A kernel: expands a state, proposes from it with white `noise`, weighs the proposal."""
+    keep_all, longest = False, math.inf      # whether every step is taken; largest adapted step
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, ...)
@@ -141,7 +145,7 @@ class _RandomWalk:
 
 
 class _Langevin:
-    """Langevin proposals with the gradient of U. The reverse step needs the noise s/2 (dU + dU') - noise."""
+    """Langevin proposals with dU/dz. The noise of the reverse step is s/2 (dU + dU') - noise."""
     longest = math.inf
 
     class State(NamedTuple):
@@ -159,9 +163,9 @@ class _Langevin:
         with torch.enable_grad():
             z = z.detach().requires_grad_(True)
             energy = self.neg_log_density(z)
-            (grad,) = torch.autograd.grad(energy.sum(), z)     # sum, not mean: each chain keeps its own
+            (grad,) = torch.autograd.grad(energy.sum(), z)     # sum: chains stay independent
         sound = torch.isfinite(energy) & torch.isfinite(grad.flatten(1)).all(1)
-        if not self.keep_all:                # a start without a gradient proposes at random around itself
+        if not self.keep_all:                # a start without a gradient proposes a random walk
             grad = torch.where(sound.view(-1, *[1] * (grad.dim() - 1)), grad, 0)
         return self.State(z.detach(), torch.where(sound, energy.detach(), math.inf), grad)
 
@@ -179,7 +183,7 @@ class _ManifoldLangevin:
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, d)
-        energy: torch.Tensor           # (n,), inf where anything is not finite or G is not positive definite
+        energy: torch.Tensor           # (n,), inf where not finite or G is not positive definite
         chol: torch.Tensor             # (n, d, d), L
         natural_grad: torch.Tensor     # (n, d), G^-1 dU/dz
 
@@ -205,8 +209,8 @@ class _ManifoldLangevin:
 
     def _move(self, state, noise, s):
         """(z' - z) / s = L^-T noise - s/2 G^-1 dU/dz."""
-        colour = torch.linalg.solve_triangular(state.chol.mT, noise.unsqueeze(2), upper=True).squeeze(2)
-        return colour - s / 2 * state.natural_grad
+        noise = torch.linalg.solve_triangular(state.chol.mT, noise.unsqueeze(2), upper=True)
+        return noise.squeeze(2) - s / 2 * state.natural_grad
 
     def log_ratio(self, state, new, noise, s):
         back = s / 2 * new.natural_grad - self._move(state, noise, s)
@@ -222,3 +226,12 @@ def _log_normal(noise):
 
 def _log_det(chol):
     return chol.diagonal(dim1=1, dim2=2).log().sum(1)
+
+
+SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
+# acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
+TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
+# In training the posterior keeps changing, so the adaptation gain stays at that of step 10. On
+# N(0, I) this changes the variance by -.3, -.5, .2 % (smmala) and -11.6, -4.1, 0 % (mala) at nz 1,
+# 2, 5; a fixed step does not.
+MOST_AGE = 10

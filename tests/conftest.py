@@ -13,15 +13,16 @@ from models import GenNet
 from utils import load_img_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"img_size": 16, "hidden": 32, "width": 2, "n_epochs": 6, "learn_num_steps": 2, "prior_draws": 16,
-         "n_log": 2, "n_plot": 3, "n_stats": 3, "ninterp": 3, "precision": "fp32", "device": "cpu"}
+SMALL = {"img_size": 16, "hidden": 32, "width": 2, "n_epochs": 6, "learn_num_steps": 2,
+         "prior_draws": 16, "n_log": 2, "n_plot": 3, "n_stats": 3, "ninterp": 3,
+         "precision": "fp32", "device": "cpu"}
 
-PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf", "latents.pdf",
-             "log.csv", "metrics.json", "checkpoint.pt", "epochs", "frames", "training.webp", "walk.webp",
-             "explorer.html"}
+PER_START = {"recon.png", "samples.png", "interp.png", "interp.pdf", "loss.png", "loss.pdf",
+             "latents.pdf", "log.csv", "metrics.json", "checkpoint.pt", "epochs", "frames",
+             "training.webp", "walk.webp", "explorer.html"}
 WHOLE = {"config.json", "log.txt", "warm", "cold", "warm_cold_recon.png", "warm_cold_samples.png",
-         "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex", "metrics.md",
-         "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
+         "warm_cold_interp.png", "warm_cold_loss.png", "warm_cold_loss.pdf", "metrics.tex",
+         "metrics.md", "captions.tex", "macros.tex", "settings.tex", "libraries.tex"}
 
 
 def names(folder):
@@ -96,9 +97,11 @@ def make_linear(make_model):
         options |= {"nz": nz, "mse_sigma": sigma, "sigma_start": sigma}
         model = make_model(x=image.expand(n, -1, -1, -1), **options)
         model.net = LinearNet(layer)
-        precision = layer.weight.T @ layer.weight / sigma**2 + torch.eye(nz) / model.config.prior_sigma**2
+        prior = torch.eye(nz) / model.config.prior_sigma**2
+        precision = layer.weight.T @ layer.weight / sigma**2 + prior
         pull = layer.weight.T @ (image.flatten() - layer.bias) / sigma**2
-        return model, torch.linalg.solve(precision, pull).detach(), torch.linalg.inv(precision).detach()
+        return model, torch.linalg.solve(precision,
+                                         pull).detach(), torch.linalg.inv(precision).detach()
     return make
 
 
@@ -110,5 +113,6 @@ def command(folder, *args, **small):
 
 def run_cli(*args, **kwargs):
     """python abp.py ARGS as a user's shell would run it, from another folder."""
-    return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)], capture_output=True,
-                          text=True, timeout=120, **{"cwd": tempfile.gettempdir()} | kwargs)
+    return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)],
+                          capture_output=True, text=True, timeout=120,
+                          **{"cwd": tempfile.gettempdir()} | kwargs)

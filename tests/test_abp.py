@@ -75,7 +75,8 @@ def test_z_noise_widens_the_latents_of_the_learning_step(make_model):
 def test_the_gradient_norm_is_that_of_equation_7(make_model):
     model = make_model(z_noise=0.0, mse_sigma=0.5)
     loss = (model.images - model.net(model.z)).square().sum((1, 2, 3)).mean() / (2 * 0.5**2)
-    expected = torch.stack([g.norm() for g in torch.autograd.grad(loss, list(model.net.parameters()))]).norm()
+    grads = torch.autograd.grad(loss, list(model.net.parameters()))
+    expected = torch.stack([grad.norm() for grad in grads]).norm()
     norm = model.learn(torch.arange(6), 0.0)
     assert norm.item() == pytest.approx(expected.item(), rel=1e-3)
 
@@ -115,7 +116,8 @@ def test_generator_shapes_range_and_independence(nz, img_size):
         alone = torch.cat([net(z[i:i + 1]) for i in range(3)])
         others = net(torch.cat([z[:1], 5 * torch.randn(4, nz)]))
     assert images.shape == (3, 3, img_size, img_size) and images.abs().max() <= 1
-    assert torch.allclose(images, alone, atol=1e-5) and torch.allclose(images[:1], others[:1], atol=1e-5)
+    assert torch.allclose(images, alone,
+                          atol=1e-5) and torch.allclose(images[:1], others[:1], atol=1e-5)
     assert not torch.allclose(images[0], images[1], atol=1e-3)
 
 
@@ -135,14 +137,16 @@ def test_every_option_has_a_type_a_meaning_and_a_range():
 
 
 @pytest.mark.parametrize("option, value", [
-    ("lr", 1e-3), ("langevin_num_steps", 2), ("langevin_step_size", 0.02), ("mse_sigma", 2.0), ("seed", 2),
-    ("prior_sigma", 1.5), ("beta1", 0.5), ("beta2", 0.9), ("gamma", 0.5), ("lr_end", 0.5), ("n_epochs", 9), ("z_noise", 0.0),
-    ("learn_num_steps", 3), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16), ("batch_size", 4),
-    ("nz", 3), ("img_size", 32), ("sampler", "mala")])
+    ("lr", 1e-3), ("langevin_num_steps", 2), ("langevin_step_size", 0.02), ("mse_sigma", 2.0),
+    ("seed", 2), ("prior_sigma", 1.5), ("beta1", 0.5), ("beta2", 0.9), ("gamma", 0.5),
+    ("lr_end", 0.5), ("n_epochs", 9), ("z_noise", 0.0),
+    ("learn_num_steps", 3), ("prior_draws", 0), ("sigma_start", 5.0), ("hidden", 16),
+    ("batch_size", 4), ("nz", 3), ("img_size", 32), ("sampler", "mala")])
 def test_no_option_is_ignored(images, option, value):
     def latents(**changed):
         options = SMALL | {"sigma_start": 10.0} | changed
-        model = ABP(Config(**options), torch.nn.functional.interpolate(images, size=options["img_size"]))
+        model = ABP(Config(**options),
+                    torch.nn.functional.interpolate(images, size=options["img_size"]))
         for _, row in zip(range(6), model, strict=False):
             assert math.isfinite(row["loss"])
         return model.z
@@ -170,8 +174,12 @@ def test_the_learning_rate_of_a_run_has_one_maximum(make_model, batch_size):
     steps."""
     model, rates = make_model(batch_size=batch_size, n_epochs=10, prior_draws=0), []
     learn = model.learn
-    model.learn = lambda index, progress: rates.append(model.config.learning_rate(progress)) or learn(
-        index, progress)
+
+    def record(index, progress):
+        rates.append(model.config.learning_rate(progress))
+        return learn(index, progress)
+
+    model.learn = record
     list(model)
     top = rates.index(max(rates))
     assert len(rates) == 10 * 2 * (6 // batch_size)
@@ -202,21 +210,23 @@ def test_the_log_tells_the_float32_psnr_at_the_latents_of_the_epoch(make_model):
     for row in model:
         error = (model.net(model.z) - model.images).detach().square().mean((1, 2, 3))
         assert row["psnr"] == pytest.approx((10 * torch.log10(4 / error)).mean().item(), abs=1e-3)
-        assert row["loss"] == pytest.approx(error.mean().item() * 3 * 16 * 16 / (2 * 2.0**2), rel=1e-4)
+        assert row["loss"] == pytest.approx(error.mean().item() * 3 * 16 * 16 / (2 * 2.0**2),
+                                            rel=1e-4)
         assert row["z_std_1"] == pytest.approx(model.z[:, 0].std(correction=0).item(), rel=1e-4)
 
 
 def test_a_chain_that_diverges_is_named_with_the_epoch_and_the_option(make_model):
     model = make_model(langevin_step_size=10.0, langevin_num_steps=200)
-    with pytest.raises(UserError, match=r"image \d.* epoch 1 of the warm start.*--langevin_step_size"):
+    with pytest.raises(UserError,
+                       match=r"image \d.* epoch 1 of the warm start.*--langevin_step_size"):
         list(model)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("s, share", [(1.0, 1.0), (0.02, 0.0)])
 def test_unstable_chains_are_counted(make_linear, s, share, n_steps):
-    model, mean, _ = make_linear(1.0, n=50, langevin_step_size=s, langevin_num_steps=n_steps, n_epochs=1,
-                                 prior_draws=0)
+    model, mean, _ = make_linear(1.0, n=50, langevin_step_size=s, langevin_num_steps=n_steps,
+                                 n_epochs=1, prior_draws=0)
     model.z = mean.expand(50, 2).clone()
     row = next(iter(model))
     assert abs(row["unstable"] - share) < 0.2 and row["step"] == pytest.approx(s)
@@ -243,7 +253,8 @@ def test_importing_runs_nothing_and_needs_no_screen():
 
 def test_fit_trains_from_python_in_a_thread(images):
     found = []
-    options = {k: SMALL[k] for k in ("hidden", "width", "n_epochs", "prior_draws", "device", "precision")}
+    options = {k: SMALL[k] for k in ("hidden", "width", "n_epochs", "prior_draws", "device",
+                                     "precision")}
     thread = threading.Thread(target=lambda: found.extend(fit(images.numpy(), **options)))
     thread.start()
     thread.join()
@@ -253,9 +264,11 @@ def test_fit_trains_from_python_in_a_thread(images):
 
 
 @pytest.mark.parametrize("images, options, words", [
-    (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}, "uint8"), (torch.zeros(2, 1, 16, 16), {}, "shape"),
-    (torch.zeros(2, 3, 16, 8), {}, "shape"), (torch.full((2, 3, 16, 16), 2.0), {}, "range"),
-    (torch.zeros(2, 3, 20, 20), {}, "power of two"), (torch.zeros(2, 3, 16, 16), {"lr": -1}, "--lr"),
+    (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}, "uint8"),
+    (torch.zeros(2, 1, 16, 16), {}, "shape"), (torch.zeros(2, 3, 16, 8), {}, "shape"),
+    (torch.full((2, 3, 16, 16), 2.0), {}, "range"),
+    (torch.zeros(2, 3, 20, 20), {}, "power of two"),
+    (torch.zeros(2, 3, 16, 16), {"lr": -1}, "--lr"),
     (torch.zeros(2, 3, 16, 16), {"start": "both"}, "--start"), ("images", {}, "array")])
 def test_fit_names_what_is_wrong(images, options, words):
     with pytest.raises(UserError, match=words):

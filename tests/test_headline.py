@@ -7,17 +7,24 @@ from conftest import ROOT
 
 import abp
 import utils
+from inference.measures import measure, sample_images
 
-SMALL_RUN = {"img_size": 32, "n_epochs": 40, "precision": "fp32", "device": "cpu"}
+# Seeds 1, 2, 3: warm 22.2, 22.0, 22.5 dB, mean of z^2 1.27, 1.12, 1.16; cold 22.3, 22.6, 21.5 dB,
+# 1.76, 1.61, 1.07. Tolerances are these ranges.
+SMALL_RUN = {"img_size": 32, "n_epochs": 20, "precision": "fp32", "device": "cpu"}
 
 
-@pytest.mark.parametrize("start, psnr", [("warm", 24.4), ("cold", 23.9)])
-def test_a_small_run_on_the_drawn_faces(start, psnr):
+@pytest.mark.parametrize("start, psnr, tolerance, z_square", [
+    ("warm", 22.2, 0.5, 1.2), ("cold", 22.1, 1.1, 1.4)])
+def test_a_small_run_on_the_drawn_faces(start, psnr, tolerance, z_square):
     images, _ = utils.load_img_tensors(ROOT / "data" / "drawn", 32)
     model = abp.ABP(abp.Config(**SMALL_RUN), images, start)
     row = list(model)[-1]
-    assert row["psnr"] == pytest.approx(psnr, abs=1.0)
-    assert 0.6 < row["z_mean_square"] < 1.8 and row["unstable"] < 0.1
+    samples = sample_images(model.net, model.config)
+    metrics = measure(model.net, model.z, images, samples, model.config)
+    assert row["psnr"] == pytest.approx(psnr, abs=tolerance)
+    assert row["z_mean_square"] == pytest.approx(z_square, rel=0.3)
+    assert metrics["sample_nearest_psnr"] == pytest.approx(22.8, abs=1.0)
 
 
 @pytest.mark.slow

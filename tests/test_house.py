@@ -4,9 +4,11 @@ import ast
 from conftest import ROOT
 
 # each room may import itself and the rooms before it
-ORDER = ["runs", "inference", "models", "utils", "explorer", "abp", "evaluation", "benchmark", "zoo"]
+ORDER = ["runs", "inference", "models", "utils", "explorer", "abp", "evaluation", "benchmark",
+         "zoo"]
 FILES = [path for room in ORDER for path in (
-    [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").is_file() else sorted((ROOT / room).rglob("*.py")))]
+    [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").is_file()
+    else sorted((ROOT / room).rglob("*.py")))]
 
 
 def imported(path):

@@ -47,7 +47,8 @@ ARCHITECTURES = {
     "ReLU": lambda: deconvolutions(nn.ReLU(), nn.Tanh()),
     "LeakyReLU, Sigmoid": lambda: deconvolutions(nn.LeakyReLU(0.2), nn.Sigmoid()),
     "ELU, no last activation": lambda: deconvolutions(nn.ELU(), nn.Identity()),
-    "fully connected": lambda: FullyConnected(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 768), nn.Tanh()),
+    "fully connected": lambda: FullyConnected(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 768),
+                                              nn.Tanh()),
     "upsampling": lambda: FullyConnected(
         nn.Linear(2, 128), nn.Unflatten(1, (8, 4, 4)), nn.Upsample(scale_factor=4, mode="bilinear"),
         nn.Conv2d(8, 3, 3, padding=1), nn.Hardtanh()),
@@ -73,7 +74,8 @@ def test_a_generator_of_ones_own_has_the_right_derivative_and_trains(monkeypatch
 
 def test_batch_normalisation_and_other_shapes_are_refused(monkeypatch, images):
     normalised = deconvolutions(nn.BatchNorm2d(8), nn.Tanh())
-    for net, words in ((normalised, "BatchNorm2d.*GroupNorm"), (GenNet(2, 32, 8, 2), r"\(2, 3, 16, 16\)")):
+    for net, words in ((normalised, "BatchNorm2d.*GroupNorm"),
+                       (GenNet(2, 32, 8, 2), r"\(2, 3, 16, 16\)")):
         monkeypatch.setattr(abp, "GenNet", lambda *_, net=net: net)
         with pytest.raises(UserError, match=words):
             abp.ABP(abp.Config(**SMALL), images)
@@ -97,7 +99,8 @@ def test_bf16_is_near_float32_and_does_not_round_the_latent():
     narrow."""
     torch.manual_seed(0)
     net = GenNet(2, 64)
-    z = torch.cat([torch.randn(8, 2), torch.stack([torch.linspace(1.7, 1.702, 8), torch.ones(8)], 1)])
+    z = torch.cat([torch.randn(8, 2), torch.stack([torch.linspace(1.7, 1.702, 8), torch.ones(8)],
+                                                  1)])
     with torch.no_grad(), torch.autocast("cpu", BF16):
         bf16, j16 = net(z).float(), jacobian(net, z)[1]
     with torch.no_grad():

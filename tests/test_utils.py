@@ -36,7 +36,8 @@ def test_files_are_sorted_by_name_and_others_are_passed_over(tmp_path):
     (tmp_path / ".hidden.png").write_bytes(b"")
     images, names = load_img_tensors(tmp_path, 16)
     assert names == ["a.JPG", "b.png", "c.webp"] and list(hash_images(tmp_path)) == names
-    assert torch.allclose(images.mean((1, 2, 3)), torch.tensor([50, 100, 200]) / 127.5 - 1, atol=0.02)
+    assert torch.allclose(images.mean((1, 2, 3)), torch.tensor([50, 100, 200]) / 127.5 - 1,
+                          atol=0.02)
 
 
 def test_wide_and_tall_images_are_cropped_at_the_centre_not_squashed(tmp_path):
@@ -65,13 +66,14 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("mode, suffix", [
-    ("L", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("1", "png"), ("P", "gif"),
-    ("I;16", "png"), ("I;16", "tif")])
+    ("L", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("1", "png"),
+    ("P", "gif"), ("I;16", "png"), ("I;16", "tif")])
 def test_other_colour_modes_become_rgb(tmp_path, mode, suffix):
     picture = gradient() if mode == "I;16" else gradient().convert(mode)
     grey = gradient().convert("L")
     path = tmp_path / f"x.{suffix}"
-    (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else picture).save(path)
+    (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16"
+     else picture).save(path)
     expected = to_tensor((grey if mode == "I;16" else picture).convert("RGB"))
     tolerance = 0.05 if suffix == "jpg" else 0
     assert (load_image(path, 40) - expected).abs().mean() <= tolerance
@@ -92,7 +94,8 @@ def test_animations_give_their_first_frame_and_one_pixel_fills_the_square(tmp_pa
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     Image.new("RGB", (1, 1), (255, 0, 0)).save(tmp_path / "one.png")
     images, _ = load_img_tensors(tmp_path, 16)
-    assert torch.allclose(images, torch.tensor([1.0, -1, -1])[:, None, None].expand(2, 3, 16, 16), atol=0.02)
+    assert torch.allclose(images, torch.tensor([1.0, -1, -1])[:, None, None].expand(2, 3, 16, 16),
+                          atol=0.02)
 
 
 def test_a_photograph_with_broken_exif_data_loads(tmp_path):
@@ -146,7 +149,8 @@ def test_pictures_have_a_fixed_range(tmp_path):
     dull, vivid = torch.full((1, 3, 8, 8), 0.1), torch.ones(1, 3, 8, 8)
     utils.save_images(dull, tmp_path / "alone.png")
     utils.save_images(torch.cat([dull, vivid]), tmp_path / "beside.png")
-    assert np.asarray(Image.open(tmp_path / "alone.png")).tolist() == np.full((8, 8, 3), 140).tolist()
+    assert np.asarray(Image.open(tmp_path
+                                 / "alone.png")).tolist() == np.full((8, 8, 3), 140).tolist()
     assert np.asarray(Image.open(tmp_path / "beside.png"))[0, 0].tolist() == [140] * 3
 
 

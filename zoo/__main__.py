@@ -1,16 +1,14 @@
 """Train the models of the zoo on the same images and compare them: a sheet of samples and a table.
 
-    python -m zoo --data FOLDER              every model; output/zoo/animals.png, .md, .csv, .tex,
-                                             .json
-    python -m zoo NAME --data FOLDER         one model; output/zoo/NAME_animals.png, ...
+    python -m zoo --data FOLDER              every model: output/zoo/animals.png, animals.md, ...
+    python -m zoo NAME --data FOLDER         one model: output/zoo/NAME_animals.png, ...
 
-To add a model, write zoo/NAME.py with a function that trains it on images, and add a line to
-MODELS.
+To add a model, write zoo/NAME.py with a function that trains it, and add a line to MODELS.
 """
 import sys
 from dataclasses import dataclass
 
-from abp import data_folder
+from runs.files import data_folder
 from runs.options import Interrupted, check, option, run_program
 from zoo import (
     abp,

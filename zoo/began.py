@@ -56,16 +56,12 @@ class BEGAN:
                              f"they are {rate}, {patience}")
         self.generator, self.autoencoder, self.nz = generator, autoencoder, nz
         self.gamma, self.rate = gamma, rate
+        self.n_parameters = n_parameters(generator, autoencoder)
         self.floor, self.patience, self.batch = floor, patience, batch
         self.opt_g, self.opt_d = (torch.optim.Adam(net.parameters(), lr, (0.5, 0.999), fused=True)
                                   for net in (generator, autoencoder))
         self.k, self.real = 0.0, 0.0                 # k of the next step, L(x) of the last one
         self.history = []                # (L(x), L(G(z)), k of the next step, M, lr) of each step
-
-    @property
-    def n_parameters(self):
-        """Number of parameters of generator and autoencoder."""
-        return n_parameters(self.generator, self.autoencoder)
 
     def losses(self, x):
         """L of each item (n, ...) -> (n,)."""
@@ -110,11 +106,6 @@ class BEGAN:
     def sample(self, n):
         """n items (n, ...)."""
         return self.made(n)
-
-    @torch.no_grad()
-    def reconstruct(self, x):
-        """D(x): items (n, ...) -> the same."""
-        return self.autoencoder(x)
 
 
 def animals(data, steps=2000, h=32, width=16):

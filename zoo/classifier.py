@@ -7,7 +7,6 @@ images and small shifts.
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,6 @@ SIDE = 8                         # of the images that are classified
 SHIFTS = (-1 / 16, -1 / 32, 0, 1 / 32, 1 / 16)       # in both directions, fractions of the side
 LEAST_ACCURACY = 0.9             # on the training images; a worse classifier is not used
 LION = 0.5                       # least factor `lion` of a drawn face that counts as a lion
-
-
-class Verdict(NamedTuple):
-    """Predictions for a set of images."""
-    rarest: float                # fraction of the images predicted as the rarest kind
-    confidence: float            # mean probability of the predicted kind
 
 
 def kinds(folder, names):
@@ -59,10 +52,10 @@ class Classifier:
         return float(np.mean(self.net.predict(_features(images)) == np.array(kinds)))
 
     def verdict(self, images):
-        """Predictions for images (n, 3, S, S) -> Verdict."""
+        """Fraction of images (n, 3, S, S) of the rarest kind; mean probability of predictions."""
         p = self.net.predict_proba(_features(images))                    # (n, kinds)
         fractions = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
-        return Verdict(float(fractions.min()), float(p.max(1).mean()))
+        return float(fractions.min()), float(p.max(1).mean())
 
 
 def _features(images):

@@ -11,7 +11,7 @@ N_TRAIN = 1400                   # of the 1797 digits
 class Mixture:
     """K Gaussians of equal weight and covariance sd^2 I about centres (K, d); float32.
 
-    A data set to learn, its exact density, and an energy for samplers.
+    A data set to learn, and its exact density.
     """
 
     def __init__(self, centres, sd):
@@ -30,21 +30,11 @@ class Mixture:
         return (torch.logsumexp(-square / (2 * self.sd**2), 1) - math.log(len(self.centres))
                 - d / 2 * math.log(2 * math.pi * self.sd**2))
 
-    def energy(self, x):
-        """-log p(x): (n, d) -> (n,)."""
-        return -self.log_prob(x)
-
 
 def ring(n_modes=8, radius=2.0, sd=0.1):
     """Gaussians in a circle (n_modes centres in the plane)."""
     angle = 2 * math.pi / n_modes * torch.arange(n_modes)
     return Mixture(radius * torch.stack([angle.cos(), angle.sin()], 1), sd)
-
-
-def grid(side=5, spacing=1.5, sd=0.1):
-    """Gaussians in a square of side x side, about 0."""
-    axis = spacing * (torch.arange(side) - (side - 1) / 2)
-    return Mixture(torch.cartesian_prod(axis, axis), sd)
 
 
 def digits():
@@ -149,21 +139,6 @@ def conditionals(steps, x):
     """log p(x_t | x_{t-1}, all known) at x_{t-1} of x: (n, T, V, V), (n, T) -> (n, T, V)."""
     before = torch.cat([x[:, :1], x[:, :-1]], 1)[..., None, None]       # at t = 0 any row does
     return steps.gather(2, before.expand(-1, -1, 1, steps.shape[3])).squeeze(2)
-
-
-def marginals(steps):
-    """p(x_t = . | all known): posterior (n, T, V, V) -> (n, T, V)."""
-    share = [steps[:, 0, 0].exp()]
-    for t in range(1, steps.shape[1]):
-        share.append((share[-1].unsqueeze(1) @ steps[:, t].exp()).squeeze(1))
-    return torch.stack(share, 1)
-
-
-def fill_entropy(steps):
-    """Entropy of the missing tokens given the known ones, nats: posterior (n, T, V, V) -> (n,)."""
-    now = marginals(steps)
-    rows = torch.special.entr(steps.exp()).sum(3)             # (n, T, V): of a step from each token
-    return rows[:, 0, 0] + (now[:, :-1] * rows[:, 1:]).sum((1, 2))
 
 
 def markov_source(seed=0, v=20, length=20, concentration=0.1):

@@ -53,12 +53,8 @@ class DesNet:
                              f"diverge on the Gaussian; it is {step}")
         self.net, self.sigma, self.step, self.n_steps = net, sigma, step, n_steps
         self.start, self.noise, self.lr, self.beta1, self.batch = start, noise, lr, beta1, batch
+        self.n_parameters = n_parameters(net)
         self.history = []                        # n of each step (2)
-
-    @property
-    def n_parameters(self):
-        """Number of parameters of f."""
-        return n_parameters(self.net)
 
     def energy(self, y):
         """U(Y) = |Y|^2 / (2 sigma^2) - f(Y): (n, ...) -> (n,)."""

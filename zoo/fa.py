@@ -15,12 +15,8 @@ class Factors:
 
     def __init__(self, linear, shape):
         self.linear, self.shape = linear, shape
-
-    @property
-    def n_parameters(self):
-        """Number of values of mu, W and the noise, without subtracting the free rotation of z."""
-        parts = self.linear.mean, self.linear.weights, self.linear.noise
-        return sum(part.numel() for part in parts)
+        parts = linear.mean, linear.weights, linear.noise
+        self.n_parameters = sum(part.numel() for part in parts)
 
     def sample(self, n):
         """E[x | z] = mu + W' z, z ~ N(0, I), without the noise: (n, *shape) float64."""

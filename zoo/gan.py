@@ -68,15 +68,11 @@ class GAN:
         self.generator, self.discriminator, self.nz = generator, discriminator, nz
         self.saturating, self.k, self.pack, self.augment = saturating, k, pack, augment
         self.r1, self.batch = r1, batch
+        self.n_parameters = n_parameters(generator, discriminator)
         self.opt_g, self.opt_d = (torch.optim.Adam(net.parameters(), lr, (beta1, 0.999), fused=True)
                                   for net in (generator, discriminator))
         self.mean = running_mean(generator, average) if average else None
         self.history = []                # V minus the penalty, and the loss of G, of each round
-
-    @property
-    def n_parameters(self):
-        """Number of parameters of generator and discriminator."""
-        return n_parameters(self.generator, self.discriminator)
 
     def logits(self, x):
         """a of items (n, c, ...), packed and augmented as in training -> (n / pack,)."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import softplus
 
-from evaluation.density import Joint
-from evaluation.needles import find_modes, survey
+from evaluation.likelihood import Joint
+from evaluation.modes import find_modes, midpoints, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from inference.posterior import squared_distances
 from zoo.networks import mlp
@@ -84,8 +84,7 @@ class Grid(NamedTuple):
 
 def square(half, cells):
     """A grid of cells x cells over [-half, half]^2 -> Grid."""
-    axis = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * half
-    return Grid(torch.cartesian_prod(axis, axis), cells, half, (2 * half / cells) ** 2)
+    return Grid(midpoints(half, cells), cells, half, (2 * half / cells) ** 2)
 
 
 def total_variation(p, q):

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from abp import ROOT
 from evaluation.linear import bits_per_dim
 from inference.measures import to_side
-from runs.files import hash_images, save_checkpoint, set_seed, write_atomic, write_json
+from runs.files import ROOT, hash_images, save_checkpoint, set_seed, write_atomic, write_json
 from runs.latex import escape, macros
 from runs.options import UserError
 from runs.tables import write_tables

@@ -74,7 +74,10 @@ def alternate(*players):
     players  (optimizer, loss, k): k steps on loss() -> (), in this order, so that each player sees
              the new weights of those before. A generator's loss leaves no gradient in the
              discriminator.
+    Raises ValueError unless every k is at least 1.
     """
+    if any(k < 1 for _, _, k in players):
+        raise ValueError("every player of a round needs at least one step")
     return [[update(optimizer, loss) for _ in range(k)][-1] for optimizer, loss, k in players]
 
 

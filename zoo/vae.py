@@ -37,16 +37,12 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.nz = encoder, decoder, nz
         start = torch.tensor(math.log(sigma or 1.0))
         self.log_sigma = nn.Parameter(start, requires_grad=sigma is None)
+        self.n_parameters = n_parameters(self)
 
     @property
     def sigma(self):
         """Std of the noise of a value, a float."""
         return self.log_sigma.exp().item()
-
-    @property
-    def n_parameters(self):
-        """Number of parameters of encoder, decoder and noise."""
-        return n_parameters(self)
 
     def encode(self, x):
         """m(x) and s(x), (n, nz) each."""
@@ -60,11 +56,8 @@ class VAE(nn.Module):
         """
         mean, sd = self.encode(x)
         z = mean + sd * torch.randn_like(sd)             # reparameterised: gradients reach m and s
-        return self.log_likelihood(x, z, sigma) - self.kl(mean, sd)
-
-    def kl(self, mean, sd):
-        """KL(N(mean, diag sd^2) || N(0, I)) in nats: (n, nz), (n, nz) -> (n,)."""
-        return (mean.square() + sd.square() - 1).sum(1) / 2 - sd.log().sum(1)
+        kl = (mean.square() + sd.square() - 1).sum(1) / 2 - sd.log().sum(1)
+        return self.log_likelihood(x, z, sigma) - kl
 
     def log_likelihood(self, x, z, sigma=None):
         """log p(x | z) in nats, summed over the values of x: (n, *shape), (n, nz) -> (n,)."""

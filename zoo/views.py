@@ -8,7 +8,7 @@ STRING_LEVELS = 16
 
 
 def to_levels(images, shape, levels):
-    """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w), int64, of averaged pixels in equal bins.
+    """Images (n, 3, S, S) in [-1, 1] -> levels (n, c, h, w): averaged pixels in equal bins.
 
     shape  (c, h, w) with h = w; c = 3, or 1 for grey
     """

@@ -78,12 +78,14 @@ def test_halvings_count_how_often_the_visible_pixels_were_halved(share, times):
     assert halvings(None) == 0 and visible_fraction(None) == 1
 
 
-def test_fewer_visible_pixels_make_the_generator_smoother_and_annealing_start_lower(images, tmp_path):
-    config = Config(**SMALL | {"mask": "pepper:0.9", "img_size": 32, "sigma_start": 20.0, "mse_sigma": 1.0})
+def test_fewer_visible_pixels_smooth_the_generator_and_lower_sigma_start(images, tmp_path):
+    config = Config(**SMALL | {"mask": "pepper:0.9", "img_size": 32, "sigma_start": 20.0,
+                               "mse_sigma": 1.0})
     model = ABP(config, torch.nn.functional.interpolate(images, 32))
     assert model.smooth == 3 and isinstance(model.net.deconv[4], torch.nn.Conv2d)
     row = next(iter(model))
-    assert row["sigma"] == pytest.approx(20 * model.mask.mean().sqrt().item()) and 5 < row["sigma"] < 8
+    assert row["sigma"] == pytest.approx(20
+                                         * model.mask.mean().sqrt().item()) and 5 < row["sigma"] < 8
     other = ABP(dataclasses.replace(config, n_epochs=1), model.images)
     files.save_model(model, tmp_path / "checkpoint.pt")
     files.restore(other, tmp_path / "checkpoint.pt", {"n_epochs"})
@@ -96,10 +98,10 @@ def test_where_nothing_is_hidden_there_is_no_mask(text):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("pepper:2", "from 0 to below 1"), ("pepper:1", "from 0 to below 1"), ("pepper:-0.1", "pepper:P"),
-    ("pepper", "pepper:P"), ("pepper:nan", "pepper:P"), ("pepper:half", "pepper:P"),
-    ("block:16", "1 to 15 pixels"), ("block:0", "block:K"), ("block:2.5", "block:K"),
-    ("block", "block:K"), ("", "is empty; give none")])
+    ("pepper:2", "from 0 to below 1"), ("pepper:1", "from 0 to below 1"),
+    ("pepper:-0.1", "pepper:P"), ("pepper", "pepper:P"), ("pepper:nan", "pepper:P"),
+    ("pepper:half", "pepper:P"), ("block:16", "1 to 15 pixels"), ("block:0", "block:K"),
+    ("block:2.5", "block:K"), ("block", "block:K"), ("", "is empty; give none")])
 def test_a_text_that_is_no_mask_is_refused_with_the_remedy(text, words):
     with pytest.raises(UserError, match="^--mask") as error:
         parse_mask(text, 16)
@@ -109,9 +111,11 @@ def test_a_text_that_is_no_mask_is_refused_with_the_remedy(text, words):
 def test_files_that_are_no_masks_and_masks_that_hide_all_are_refused(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     (tmp_path / "text.png").write_text("text")
-    for text, words in ((str(tmp_path / "black.png"), "visible pixels white"), ("pepper:0.999", "a smaller fraction"),
+    for text, words in ((str(tmp_path / "black.png"), "visible pixels white"),
+                        ("pepper:0.999", "a smaller fraction"),
                         (str(tmp_path / "text.png"), "cannot be read as an image"),
-                        (str(tmp_path), "no such file"), ("peper:0.5", "no such file; give none, pepper:P")):
+                        (str(tmp_path), "no such file"),
+                        ("peper:0.5", "no such file; give none, pepper:P")):
         with pytest.raises(UserError, match="^--mask") as error:
             make_mask(text, 50, 16, seed=1)
         assert words in str(error.value) and "\n" not in str(error.value)
@@ -141,14 +145,19 @@ def test_a_mask_restricts_energy_gradient_and_metric_to_visible_pixels(make_line
         weight, rest = layer.weight[seen], x[i].flatten()[seen] - layer.bias[seen]
         error = weight @ z[i] - rest
         assert energy[i] == pytest.approx(
-            (error.square().sum() / (2 * 0.7**2) + z[i].square().sum() / (2 * 2.0**2)).item(), rel=1e-5)
-        assert torch.allclose(grad[i], weight.T @ error / 0.7**2 + z[i] / 2.0**2, rtol=1e-4, atol=1e-3)
-        assert torch.allclose(metric[i], weight.T @ weight / 0.7**2 + torch.eye(2) / 2.0**2, rtol=1e-4)
+            (error.square().sum() / (2 * 0.7**2) + z[i].square().sum() / (2 * 2.0**2)).item(),
+            rel=1e-5)
+        assert torch.allclose(grad[i], weight.T @ error / 0.7**2 + z[i] / 2.0**2, rtol=1e-4,
+                              atol=1e-3)
+        assert torch.allclose(metric[i], weight.T @ weight / 0.7**2 + torch.eye(2) / 2.0**2,
+                              rtol=1e-4)
     assert torch.allclose(posterior.energy(z), energy, rtol=1e-6)
     hot = (energy - z.square().sum(1) / 8) / 4 + z.square().sum(1) / 8           # twice the sigma
-    hotter = Posterior(posterior.net, posterior.images, 1.4, posterior.prior_sigma, mask=posterior.mask)
+    hotter = Posterior(posterior.net, posterior.images, 1.4, posterior.prior_sigma,
+                       mask=posterior.mask)
     assert torch.allclose(hotter.energy(z), hot, rtol=1e-4)
-    assert torch.equal(posterior.of(torch.tensor([4, 4, 1])).energy(z[[4, 4, 1]]), energy[[4, 4, 1]])
+    assert torch.equal(posterior.of(torch.tensor([4, 4, 1])).energy(z[[4, 4, 1]]),
+                       energy[[4, 4, 1]])
 
 
 @pytest.mark.parametrize("options", [{}, {"langevin_step_size": 0.3, "langevin_num_steps": 60}])
@@ -169,7 +178,8 @@ def test_chains_sample_the_posterior_given_visible_pixels(make_linear, options):
     assert torch.allclose(torch.cov(z.T) / std.outer(std), covariance / std.outer(std), atol=0.12)
     chosen = model.posterior(model.images, 2.0, mask).resample(torch.randn(4000, 2))
     assert ((chosen.mean(0) - mean) / std).abs().max() < 0.15
-    assert torch.allclose(torch.cov(chosen.T) / std.outer(std), covariance / std.outer(std), atol=0.15)
+    assert torch.allclose(torch.cov(chosen.T) / std.outer(std), covariance / std.outer(std),
+                          atol=0.15)
 
 
 def test_distances_of_visible_pixels_are_those_of_the_definition():
@@ -205,7 +215,8 @@ def trained(config, images, start="warm"):
 
 
 @pytest.mark.parametrize("start", ["warm", "cold"])
-@pytest.mark.parametrize("options", [{}, {"sampler": "langevin"}, {"batch_size": 4, "precision": "bf16"}])
+@pytest.mark.parametrize("options", [{}, {"sampler": "langevin"},
+                                     {"batch_size": 4, "precision": "bf16"}])
 @pytest.mark.parametrize("mask", ["pepper:0.5", "block:6"])
 def test_hidden_pixels_change_nothing_in_training(images, start, options, mask):
     config = Config(**SMALL | {"mask": mask} | options)
@@ -217,14 +228,16 @@ def test_hidden_pixels_change_nothing_in_training(images, start, options, mask):
     assert rows[0] == rows[1] and torch.equal(one.z, two.z) and torch.equal(one.step, two.step)
     for a, b in zip(one.net.parameters(), two.net.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(one.z, trained(dataclasses.replace(config, mask="none"), images, start).z)
+    assert not torch.equal(one.z, trained(dataclasses.replace(config, mask="none"), images,
+                                          start).z)
 
 
 def test_the_generator_learns_from_the_visible_part_of_equation_7(make_model):
     model = make_model(mask="pepper:0.6", z_noise=0.0, mse_sigma=0.5)
     error = (model.images - model.net(model.z)) * model.mask
     loss = error.square().sum((1, 2, 3)).mean() / (2 * 0.5**2)
-    expected = torch.stack([g.norm() for g in torch.autograd.grad(loss, list(model.net.parameters()))]).norm()
+    grads = torch.autograd.grad(loss, list(model.net.parameters()))
+    expected = torch.stack([grad.norm() for grad in grads]).norm()
     assert model.learn(torch.arange(6), 0.0).item() == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -245,7 +258,8 @@ def test_the_numbers_of_a_masked_run_are_of_visible_and_of_hidden_pixels(make_mo
     mse = torch.stack([e[s].square().mean() for e, s in zip(error, seen, strict=True)])
     assert row["mse"] == pytest.approx(mse.mean().item(), rel=1e-4)
     assert row["psnr"] == pytest.approx((10 * torch.log10(4 / mse)).mean().item(), abs=1e-3)
-    assert row["loss"] == pytest.approx(error[seen].square().sum().item() / 6 / (2 * 2.0**2), rel=1e-4)
+    assert row["loss"] == pytest.approx(error[seen].square().sum().item() / 6 / (2 * 2.0**2),
+                                        rel=1e-4)
     samples = measures.sample_images(model.net, model.config)
     m = measures.measure(model.net, model.z, model.images, samples, model.config, model.mask)
     whole = measures.measure(model.net, model.z, model.images, samples, model.config)
@@ -261,7 +275,8 @@ def masked(faces, tmp_path_factory):
     """A finished warm run on a mask that a file holds."""
     folder = tmp_path_factory.mktemp("masked")
     Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, 0)).save(folder / "right.png")
-    assert main(command(faces, f"--out={folder / 'run'}", start="warm", mask=folder / "right.png")) == 0
+    assert main(command(faces, f"--out={folder / 'run'}", start="warm",
+                        mask=folder / "right.png")) == 0
     return folder / "run"
 
 
@@ -282,7 +297,8 @@ def test_the_picture_of_a_masked_run_shows_seen_recovered_and_whole_images(maske
     sheet = np.asarray(Image.open(masked / "warm" / "recon.png"))[:, 16:]  # without the labels
     assert sheet.shape == (3 * 18 - 2, 6 * 18 - 2, 3)
     seen, recovered, whole = (sheet[y:y + 16, :16] for y in (0, 18, 36))
-    assert np.array_equal(whole, utils.to_pixels(x[0])) and np.array_equal(seen[:, 8:], whole[:, 8:])
+    assert np.array_equal(whole,
+                          utils.to_pixels(x[0])) and np.array_equal(seen[:, 8:], whole[:, 8:])
     assert (seen[:, :8] == 128).all()
     assert np.abs(recovered.astype(int) - utils.to_pixels(net(z[:1])[0])).max() <= 1
 
@@ -298,7 +314,8 @@ def test_a_masked_run_resumes_with_the_same_mask_only(capsys, masked, tmp_path):
 
 @pytest.mark.parametrize("mask, words", [
     ("pepper:2", "--mask pepper:2: is no mask"), ("block:16", "--mask block:16: is no mask"),
-    ("missing.png", "--mask missing.png: no such file"), ("pepper:0.99999", "hides every pixel of an image")])
+    ("missing.png", "--mask missing.png: no such file"),
+    ("pepper:0.99999", "hides every pixel of an image")])
 def test_bad_masks_end_in_one_line_and_leave_no_run_folder(capsys, faces, tmp_path, mask, words):
     assert words in refusal(capsys, *command(faces, f"--out={tmp_path / 'run'}", mask=mask))
     assert names(tmp_path) == set()
@@ -306,7 +323,8 @@ def test_bad_masks_end_in_one_line_and_leave_no_run_folder(capsys, faces, tmp_pa
 
 # ---- the experiment: recovering hidden pixels
 
-HAND = torch.tensor([[[0.0, 0.2], [0.4, 0.6]], [[1.0, 0.8], [0.0, -0.6]]]).unsqueeze(1).repeat(1, 3, 1, 1)
+HAND = torch.tensor([[[0.0, 0.2], [0.4, 0.6]],
+                     [[1.0, 0.8], [0.0, -0.6]]]).unsqueeze(1).repeat(1, 3, 1, 1)
 HAND_SEEN = torch.tensor([[[1.0, 0], [0, 0]], [[1.0, 1], [0, 0]]]).unsqueeze(1)
 
 
@@ -335,7 +353,8 @@ def test_the_nearest_visible_pixel_fills_hidden_ones_in_its_own_image():
 def test_the_experiment_writes_its_tables_and_pictures(capsys, images, tmp_path):
     file_names = [f"face_0{k}.png" for k in range(1, 7)]
     config = Config(**SMALL | {"mask": "block:2", "start": "cold"})
-    rows = occlusion.run(config, images, file_names, tmp_path / "new", masks=["pepper:0.5", "block:5"])
+    rows = occlusion.run(config, images, file_names, tmp_path / "new",
+                         masks=["pepper:0.5", "block:5"])
     assert names(tmp_path / "new") == {"occlusion.csv", "occlusion.md", "occlusion.tex",
                                        "occlusion_pepper_0.5.png", "occlusion_block_5.png"}
     assert [row["mask"] for row in rows] == ["pepper:0.5", "block:5"]
@@ -359,8 +378,10 @@ def test_the_experiment_writes_its_tables_and_pictures(capsys, images, tmp_path)
 
 
 def test_the_masks_of_the_experiment_and_what_it_refuses(images, tmp_path):
-    assert occlusion.default_masks(64) == ["pepper:0.5", "pepper:0.7", "pepper:0.9", "block:16", "block:21"]
-    for masks, words in ((["block:4", "none"], "hides nothing"), (["block:4", "block:16"], "is no mask")):
+    assert occlusion.default_masks(64) == ["pepper:0.5", "pepper:0.7", "pepper:0.9", "block:16",
+                                           "block:21"]
+    for masks, words in ((["block:4", "none"], "hides nothing"),
+                         (["block:4", "block:16"], "is no mask")):
         with pytest.raises(UserError, match=words):
             occlusion.run(Config(**SMALL), images, None, tmp_path / "new", masks=masks)
     assert names(tmp_path) == set()

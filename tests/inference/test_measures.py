@@ -12,7 +12,8 @@ from inference.posterior import sample_gaussian_prior
 def test_samples_come_from_the_prior_alone(make_model):
     z = sample_gaussian_prior(50_000, 3, 1.7)
     assert z.shape == (50_000, 3)
-    assert torch.allclose(z.std(0), torch.full((3,), 1.7), rtol=0.02) and z.mean(0).abs().max() < 0.05
+    assert torch.allclose(z.std(0), torch.full((3,), 1.7),
+                          rtol=0.02) and z.mean(0).abs().max() < 0.05
     model = make_model(prior_sigma=0.5)
     draws = sample_gaussian_prior(96, 2, 0.5, torch.Generator().manual_seed(model.config.seed))
     samples = measures.sample_images(model.net, model.config)
@@ -62,9 +63,11 @@ def test_metrics_are_what_they_are_called(make_model):
     error = (model.net(model.z) - model.images).detach().square().mean((1, 2, 3))
     assert m["psnr"] == pytest.approx((10 * torch.log10(4 / error)).mean().item(), abs=1e-3)
     assert m["z_mean_square"] == pytest.approx(model.z.square().mean().item(), rel=1e-5)
-    nearest = [max(10 * math.log10(4 / (s - x).square().mean()) for x in model.images) for s in samples]
+    nearest = [max(10 * math.log10(4 / (s - x).square().mean()) for x in model.images)
+               for s in samples]
     assert m["sample_nearest_psnr"] == pytest.approx(sum(nearest) / len(nearest), abs=1e-3)
-    assert m["sample_nearest_psnr_p10"] == pytest.approx(torch.tensor(nearest).quantile(0.1).item(), abs=1e-2)
+    assert m["sample_nearest_psnr_p10"] == pytest.approx(torch.tensor(nearest).quantile(0.1).item(),
+                                                         abs=1e-2)
     for name, pictures in (("sample", samples), ("data", model.images)):
         fraction = (pictures.abs() > 0.98).float().mean().item()
         assert m[f"{name}_saturated"] == pytest.approx(fraction, abs=1e-6)

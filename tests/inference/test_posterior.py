@@ -35,10 +35,12 @@ def test_plain_langevin_samples_the_posterior_with_the_bias_of_its_step(make_lin
 @pytest.mark.parametrize("sampler, target", [("langevin", 0.95), ("mala", 0.574), ("smmala", 0.69)])
 def test_automatic_steps_are_kept_for_each_image_from_epoch_to_epoch(make_linear, sampler, target):
     """With the accept step the posterior is nearly exact; smmala's steps stop at a Newton step."""
-    model, mean, covariance = make_linear(1.0, n=2000, sampler=sampler, langevin_num_steps=20, n_epochs=6,
-                                          prior_draws=0, learn_num_steps=1, z_noise=0.0, lr=1e-7)
+    model, mean, covariance = make_linear(1.0, n=2000, sampler=sampler, langevin_num_steps=20,
+                                          n_epochs=6, prior_draws=0, learn_num_steps=1, z_noise=0.0,
+                                          lr=1e-7)
     row = list(model)[-1]                # its optimizer holds another generator's weights
-    assert len(model.step.unique()) > 1000 and row["step"] == pytest.approx(model.step.mean().item())
+    assert len(model.step.unique()) > 1000
+    assert row["step"] == pytest.approx(model.step.mean().item())
     assert row["accept"] == pytest.approx(target, abs=0.05)
     assert torch.allclose(model.z.mean(0), mean, atol=0.02)
     tolerance = 0.3 if sampler == "langevin" else 0.12
@@ -50,7 +52,8 @@ def test_a_flat_likelihood_leaves_the_prior(make_linear, s):
     model, _, _ = make_linear(1e4, prior_sigma=2.0, langevin_step_size=s, langevin_num_steps=60)
     torch.manual_seed(0)
     z = model.sample_langevin(torch.zeros_like(model.z), model.images).z
-    assert torch.allclose(z.std(0), torch.tensor([2.0, 2.0]), rtol=0.05) and z.mean(0).abs().max() < 0.15
+    assert torch.allclose(z.std(0), torch.tensor([2.0, 2.0]),
+                          rtol=0.05) and z.mean(0).abs().max() < 0.15
 
 
 def test_the_metric_and_gradient_are_those_of_autograd(make_model):
@@ -63,7 +66,8 @@ def test_the_metric_and_gradient_are_those_of_autograd(make_model):
     assert torch.allclose(energy, posterior.energy(z).detach(), rtol=1e-4)
     assert torch.allclose(grad, expected, rtol=1e-3, atol=1e-3)
     for i in range(2):
-        jacobian = torch.autograd.functional.jacobian(lambda v: model.net(v[None]).flatten(), model.z[i])
+        jacobian = torch.autograd.functional.jacobian(lambda v: model.net(v[None]).flatten(),
+                                                      model.z[i])
         expected = jacobian.T @ jacobian / sigma**2 + torch.eye(3)
         assert torch.allclose(metric[i], expected, rtol=1e-3, atol=1e-3)
 
@@ -73,7 +77,8 @@ def test_the_metric_and_gradient_are_those_of_autograd(make_model):
 def test_energy_is_equation_3(make_model):
     model = make_model(prior_sigma=2.0)
     sigma = 0.7
-    expected = [((x - model.net(z[None])[0]) ** 2).sum() / (2 * sigma**2) + (z**2).sum() / (2 * 2.0**2)
+    expected = [((x - model.net(z[None])[0]) ** 2).sum() / (2 * sigma**2)
+                + (z**2).sum() / (2 * 2.0**2)
                 for x, z in zip(model.images, model.z, strict=True)]
     energy = model.posterior(model.images, sigma).energy(model.z)
     assert torch.allclose(energy, torch.stack(expected), rtol=1e-4)

@@ -39,7 +39,7 @@ def test_without_the_option_there_are_no_events_and_no_import(faces, tmp_path, m
     assert not list((tmp_path / "run").rglob("events.*"))
 
 
-def test_where_the_package_is_missing_one_line_says_how_to_install_it(faces, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_named_in_one_line(faces, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     line = refusal(capsys, *command(faces, f"--out={tmp_path / 'run'}", "--tensorboard"))
     assert "pip install tensorboard" in line and names(tmp_path) == set()

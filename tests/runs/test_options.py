@@ -11,20 +11,22 @@ from runs.options import Interrupted, UserError, exit_status, parse_args
 
 
 def test_flags_and_fields_have_the_same_names_and_types():
-    config, given = parse_args(Config, ["--lr", "0.5", "--n_epochs=7", "--start", "cold", "--gamma", "1"])
+    config, given = parse_args(Config, ["--lr", "0.5", "--n_epochs=7", "--start", "cold", "--gamma",
+                                        "1"])
     assert (config.lr, config.n_epochs, config.start, config.gamma) == (0.5, 7, "cold", 1.0)
     assert type(config.gamma) is float and given == {"lr", "n_epochs", "start", "gamma"}
 
 
 def test_the_names_of_the_course_are_there():
-    names = ("start lr langevin_step_size langevin_num_steps mse_sigma seed nz img_size prior_sigma ninterp "
-             "beta1 beta2 gamma n_epochs n_log n_plot n_stats data out resume batch_size").split()
+    names = ("start lr langevin_step_size langevin_num_steps mse_sigma seed nz img_size "
+             "prior_sigma ninterp beta1 beta2 gamma n_epochs n_log n_plot n_stats data out "
+             "resume batch_size").split()
     assert set(names) <= set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["--n_epoch", "5"], "--n_epoch"), (["--epochs", "5"], "--epochs"), (["--n_e=5"], "--n_e"), (["5"], "5"),
-    (["--lr", "fast"], "--lr must be a number from"),
+    (["--n_epoch", "5"], "--n_epoch"), (["--epochs", "5"], "--epochs"), (["--n_e=5"], "--n_e"),
+    (["5"], "5"), (["--lr", "fast"], "--lr must be a number from"),
     (["--n_epochs", "2.5"], "--n_epochs must be an integer from 1"),
     (["--lr", "nan"], "--lr must be a number"), (["--mse_sigma", "inf"], "--mse_sigma must be"),
     (["--lr", "0"], "--lr must be"), (["--lr=-1"], "--lr must be"),
@@ -33,8 +35,9 @@ def test_the_names_of_the_course_are_there():
     (["--start", "hot"], "one of both, warm, cold"), (["--beta1", "1"], "--beta1 must be"),
     (["--prior_sigma", "0"], "--prior_sigma must be"),
     (["--langevin_step_size=-0.1"], "--langevin_step_size must be"),
-    (["--langevin_num_steps", "0"], "--langevin_num_steps must be"), (["--seed=-1"], "--seed must be"),
-    (["--batch_size", "0"], "--batch_size must be"), (["--precision", "fp8"], "one of auto, fp32, bf16"),
+    (["--langevin_num_steps", "0"], "--langevin_num_steps must be"),
+    (["--seed=-1"], "--seed must be"), (["--batch_size", "0"], "--batch_size must be"),
+    (["--precision", "fp8"], "one of auto, fp32, bf16"),
     (["--n_epochs"], "expected one argument"), (["--data", "no/such"], "no such folder"),
     (["--resume", "no/such"], "no run folder")])
 def test_bad_command_lines_are_refused_in_one_line(capsys, argv, words):
@@ -46,7 +49,8 @@ def test_a_misspelt_flag_is_answered_with_the_nearest(capsys):
 
 
 def test_a_configuration_made_in_python_is_checked_too():
-    for bad in ({"lr": "0.1"}, {"n_epochs": 1.5}, {"nz": True}, {"start": "hot"}, {"gamma": float("nan")}):
+    for bad in ({"lr": "0.1"}, {"n_epochs": 1.5}, {"nz": True}, {"start": "hot"},
+                {"gamma": float("nan")}):
         with pytest.raises(UserError, match=f"--{next(iter(bad))} must be"):
             Config(**bad)
     with pytest.raises(AttributeError):
@@ -54,7 +58,8 @@ def test_a_configuration_made_in_python_is_checked_too():
 
 
 @pytest.mark.parametrize("error, status, words", [
-    (UserError("--lr is odd"), 2, "error: --lr is odd"), (Interrupted("go on with X"), 130, "go on with X"),
+    (UserError("--lr is odd"), 2, "error: --lr is odd"),
+    (Interrupted("go on with X"), 130, "go on with X"),
     (KeyboardInterrupt(), 130, "--resume"), (MemoryError(), 2, "--batch_size"),
     (RuntimeError("can't allocate memory: 9 bytes"), 2, "--batch_size"),
     (PermissionError(13, "Permission denied", "log.txt"), 2, "log.txt: Permission denied")])
@@ -74,7 +79,8 @@ def test_a_mistake_of_the_program_itself_is_not_hidden():
 
 
 def test_precision_is_decided_by_capability(monkeypatch):
-    for flags, wanted in (({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")):
+    for flags, wanted in (({}, "fp32"), ({"avx512_bf16": True}, "bf16"),
+                          ({"amx_bf16": True}, "bf16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert choose_precision("auto", "cpu") == wanted
     assert choose_precision("bf16", "cpu") == "bf16" and choose_precision("fp32", "cpu") == "fp32"
@@ -92,4 +98,5 @@ def test_help_lists_every_option_with_its_default_and_range(capsys):
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert done.value.code == 0
     for f in Config.__dataclass_fields__.values():
-        assert f"--{f.name} " in text and f"(default: {f.default if f.default != '' else 'none'})" in text
+        default = f.default if f.default != "" else "none"
+        assert f"--{f.name} " in text and f"(default: {default})" in text

@@ -9,7 +9,6 @@ from runs.files import set_seed
 from zoo import datasets, metrics
 from zoo.began import BEGAN, convergence, next_k
 from zoo.networks import mlp
-from zoo.train import alternate
 
 
 def digit_began(gamma=0.5, h=16, width=128, **options):
@@ -57,27 +56,16 @@ def test_the_controller_takes_steps_computed_by_hand(gamma, k, m):
     assert [row[3] for row in history] == pytest.approx([m] * 20)
 
 
-def test_each_loss_reaches_its_own_network_alone():
+def test_the_loss_of_the_discriminator_holds_the_fakes_fixed():
     model, x = digit_began(), torch.rand(32, 64)
     model.k = 0.3
-
-    def gradient(loss, net):
-        grads = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, retain_graph=True)
-        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                          for p, g in zip(net.parameters(), grads, strict=True)])
-
     set_seed(1)
     loss = model.discriminator_loss(x)
+    loss.backward()
+    assert all(p.grad is None for p in model.generator.parameters())
     set_seed(1)
     by_hand = model.losses(x).mean() - 0.3 * model.losses(model.made(len(x))).mean()
-    wanted = gradient(by_hand, model.autoencoder)
-    assert gradient(loss, model.generator).abs().max() == 0 < gradient(by_hand, model.generator).abs().max()
-    assert torch.allclose(gradient(loss, model.autoencoder), wanted, atol=1e-6)
-    opt_d, opt_g = (torch.optim.SGD(net.parameters(), 0.0) for net in (model.autoencoder, model.generator))
-    set_seed(1)
-    alternate((opt_d, lambda: model.discriminator_loss(x), 1), (opt_g, model.generator_loss, 1))
-    left = torch.cat([p.grad.flatten() for p in model.autoencoder.parameters()])
-    assert torch.allclose(left, wanted, atol=1e-6)
+    assert loss.item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("patience, rates", [(1, [4e-4, 2e-4, 1e-4]), (1000, [4e-4])])
@@ -93,7 +81,7 @@ def test_the_learning_rate_is_halved_down_to_the_floor(patience, rates):
 
 @pytest.fixture(scope="module")
 def trained():
-    """{gamma: a BEGAN trained on the digits}, and the held-out digits (397, 64) with their classes."""
+    """{gamma: a BEGAN trained on the digits}, held-out digits (397, 64) and their classes."""
     (train, _), (test, labels) = datasets.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))
     models = {}
@@ -118,7 +106,8 @@ def test_the_controller_holds_gamma_and_gamma_sets_the_diversity(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="BEGAN collapses: 1 to 3 of 10 classes on seeds 0 to 2")
+@pytest.mark.xfail(strict=True, raises=AssertionError,
+                   reason="BEGAN collapses: 1 to 3 of 10 classes on seeds 0 to 2")
 def test_all_digits_are_drawn(trained):
     models, test, labels = trained
     set_seed(0)
@@ -126,7 +115,8 @@ def test_all_digits_are_drawn(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="BEGAN collapses: pair distance .43 to .52 of real on seeds 0 to 2")
+@pytest.mark.xfail(strict=True, raises=AssertionError,
+                   reason="BEGAN collapses: .43 to .52 of real on seeds 0 to 2")
 def test_digits_are_diverse(trained):
     models, test, _ = trained
     set_seed(0)

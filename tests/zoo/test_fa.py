@@ -1,4 +1,4 @@
-"""Factor analysis: known factors are found again. The fits themselves are in evaluation/test_linear.py."""
+"""Factor analysis finds known factors; its fits are tested in evaluation/test_linear.py."""
 import math
 
 import pytest
@@ -15,9 +15,10 @@ N_VALUES = math.prod(SHAPE)
 def world(seed=0):
     """A factor model with D factors and noise of variance .1 to 10, different for each value."""
     random = torch.Generator().manual_seed(seed)
-    weights, mean = torch.randn(D + 1, N_VALUES, generator=random, dtype=torch.float64).split([D, 1])
+    draws = torch.randn(D + 1, N_VALUES, generator=random, dtype=torch.float64)
+    weights, mean = draws[:D], draws[D]
     noise = 10 ** (2 * torch.rand(N_VALUES, generator=random, dtype=torch.float64) - 1)
-    return Factors(Linear("FA", mean[0], weights, noise, weights, weights), SHAPE)
+    return Factors(Linear("FA", mean, weights, noise, weights, weights), SHAPE)
 
 
 def draw(model, n):
@@ -34,17 +35,17 @@ def data():
 
 def test_factors_are_found_again(data):
     train, test = data
-    fits = {d: fit_fa(train, d) for d in range(2, 9)}
+    fits = {d: fit_fa(train, d) for d in (D - 1, D, D + 1)}
     heldout = {d: fit.log_density(test).mean().item() for d, fit in fits.items()}
     assert max(heldout, key=heldout.get) == D
     seen = {d: fit.log_density(train).mean().item() for d, fit in fits.items()}
-    assert max(seen, key=seen.get) == 8                  # training log p chooses too many
+    assert max(seen, key=seen.get) == D + 1              # training log p chooses too many
     # n log p of an efficient estimate is short of the truth by chi^2 / 2 with n_parameters degrees
     short = Factors(fits[D], SHAPE).n_parameters / (2 * len(train))
     best = world().log_prob(test).mean().item()
     assert -2 * short < heldout[D] - best < 0
     assert fit_pca(train, D).log_density(test).mean() < best - 2 * short
-    # the standard error of psi is about sqrt(2 / n) = .045, the median of its absolute value .67 of that
+    # the standard error of psi is about sqrt(2 / n) = .045, the median error .67 of that
     assert (fits[D].noise / world().linear.noise - 1).abs().median() < 0.05
 
 

@@ -50,7 +50,7 @@ def test_slopes_of_v_at_large_logits():
 
 def test_v_at_the_best_discriminator():
     """At D* = p / (p + q) it is -log 4 + 2 JSD(p, q) (Theorem 1), and lower elsewhere."""
-    p, q = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 12], [9, 8, 7, 6, 4, 3, 2, 1]])     # counts of 8 values
+    p, q = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 12], [9, 8, 7, 6, 4, 3, 2, 1]])  # counts
     best = (p / q).double().log()
     fractions, mean = (p / p.sum(), q / q.sum()), (p + q) / (p + q).sum()
     js = sum((f * (f / mean).log()).sum() for f in fractions).item() / 2
@@ -66,8 +66,11 @@ def test_a_trained_discriminator_tells_the_ratio_of_densities():
     """log p/q of N(1, 1) and N(-1/2, 1) is 3x/2 - 3/8 (Proposition 1)."""
     set_seed(0)
     net, x = mlp(1, 32, 32, 1), torch.linspace(-2, 2.5, 91)[:, None]
-    descend(net.parameters(), lambda: -value(net(torch.randn(512, 1) + 1), net(torch.randn(512, 1) - 0.5)),
-            500, 2e-3)
+
+    def loss():
+        return -value(net(torch.randn(512, 1) + 1), net(torch.randn(512, 1) - 0.5))
+
+    descend(net.parameters(), loss, 500, 2e-3)
     with torch.no_grad():
         assert (net(x) - 1.5 * x + 0.375).square().mean().sqrt() < 0.25
 
@@ -82,7 +85,7 @@ def test_the_loss_of_the_discriminator_holds_the_fakes_fixed():
 def test_a_pack_is_judged_as_one_and_holds_neighbours():
     model = GAN(mlp(2, 8, 2), nn.Linear(4, 1), 2, pack=2, batch=4)
     x = torch.arange(8.0).view(4, 2)
-    assert torch.equal(model.logits(x), model.discriminator(torch.arange(8.0).view(2, 4)).squeeze(1))
+    assert torch.equal(model.logits(x), model.discriminator(x.view(2, 4)).squeeze(1))
 
 
 def test_the_penalty_is_on_the_slope_of_d_on_real_items():
@@ -141,13 +144,13 @@ def test_a_ring_is_covered(options):
 def test_too_many_steps_of_d_lose_modes():
     set_seed(0)
     world = datasets.ring()
-    model = points_gan(k=5).fit(world.sample(10_000), steps=1600)       # as many steps of D as above
+    model = points_gan(k=5).fit(world.sample(10_000), steps=1600)  # as many steps of D
     assert metrics.coverage(model.sample(N_SAMPLES), world).modes < 8
 
 
 @pytest.mark.slow
 def test_all_digits_are_drawn():
-    """Classes by the 3 nearest held-out digits; independent pixels have a rarest class of about .03."""
+    """Classes by the 3 nearest held-out digits; the rarest of independent pixels has about .03."""
     set_seed(0)
     (train, _), (test, labels) = datasets.digits()
     train, test = (2 * images.flatten(1) - 1 for images in (train, test))

@@ -25,10 +25,10 @@ def test_masses_of_a_grid_are_those_of_the_density():
 
 
 def test_coverage_counts_modes_and_finds_a_collapse():
-    world = datasets.grid(5, 1.5, 0.1)
+    world = datasets.ring(25, 5.0)
     full = metrics.coverage(world.sample(5000, torch.Generator().manual_seed(0)), world)
     assert full.modes == 25 and full.kl < 0.01
-    assert full.quality == pytest.approx(1 - math.exp(-4.5), abs=0.01)     # a Gaussian within 3 stds
+    assert full.quality == pytest.approx(1 - math.exp(-4.5), abs=0.01)  # a Gaussian within 3 stds
     collapsed = metrics.coverage(world.centres[:1] + 0.1 * torch.randn(500, 2), world)
     assert collapsed.modes == 1 and collapsed.kl == pytest.approx(math.log(25))
     assert metrics.coverage(torch.full((500, 2), 9.0), world) == (0, 0.0, math.inf)

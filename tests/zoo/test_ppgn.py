@@ -10,10 +10,9 @@ from data.draw import draw_set
 from inference.samplers import TARGET_GRADIENT, mala
 from runs.files import set_seed
 from utils import to_tensor
-from zoo import abp, codes, datasets, metrics, ppgn
-from zoo.codes import Codes, fit_classifier, fit_denoiser
+from zoo import abp, datasets, metrics, ppgn
 from zoo.networks import mlp
-from zoo.ppgn import PPGN, Rates, face_classifier, gradient, langevin_rates, log_class, update
+from zoo.ppgn import PPGN, Codes, Rates, fit_classifier, fit_denoiser, log_class, update
 
 
 def new_faces(n, seed, side=16):
@@ -26,14 +25,14 @@ def new_faces(n, seed, side=16):
 # ------------------------------------------------------------------------------------- closed forms
 
 def test_rates_of_langevin_dynamics():
-    assert langevin_rates(0.2, 0.5, 3.0) == pytest.approx((0.08, 0.06, 0.2))
+    assert ppgn.langevin_rates(0.2, 0.5, 3.0) == pytest.approx((0.08, 0.06, 0.2))
     for t, s in ((0.0, 0.5), (0.2, 0.0)):
         with pytest.raises(ValueError, match="must be above 0"):
-            langevin_rates(t, s)
+            ppgn.langevin_rates(t, s)
 
 
 def test_a_denoiser_of_a_gaussian_gives_its_smoothed_score(v=1.7, s=0.6):
-    """The best linear R of N(0, v) has (R(x) - x) / s^2 = -x / (v + s^2) (Alain and Bengio 2014)."""
+    """The best R of N(0, v) has (R(x) - x) / s^2 = -x / (v + s^2) (Alain and Bengio 2014)."""
     set_seed(0)
     net = nn.Linear(1, 1)
     fit_denoiser(net, lambda: math.sqrt(v) * torch.randn(4096, 1), s, 300, lr=0.05)
@@ -45,7 +44,7 @@ def test_a_denoiser_of_a_mixture_gives_its_smoothed_score(s=0.5):
     world = datasets.ring(3, 1.5, 0.2)
     smooth = datasets.Mixture(world.centres, math.hypot(world.sd, s))
     net, x = mlp(2, 64, 64, 2, activation=nn.Tanh), smooth.sample(4000)
-    score = gradient(smooth.log_prob, x)
+    score = ppgn.gradient(smooth.log_prob, x)
 
     def cosine():
         with torch.no_grad():
@@ -66,7 +65,7 @@ def test_where_the_update_comes_to_rest(v=1.0, s=0.5, t=0.3, pull=0.8):
     e3^2 / (1 - (1 - a)^2).
     """
     set_seed(0)
-    rates, h = langevin_rates(t, s), torch.zeros(20_000, 1)
+    rates, h = ppgn.langevin_rates(t, s), torch.zeros(20_000, 1)
     for _ in range(150):
         h = update(h, lambda h: v / (v + s**2) * h, lambda h: pull * h.squeeze(1), rates)
     a = rates.prior * s**2 / (v + s**2)
@@ -112,13 +111,14 @@ def test_chains_do_not_see_each_other(steered):
 
 def test_codes_are_white_and_steering_raises_the_class(steered):
     set_seed(0)
-    found = codes.Codes(torch.randn(200, 12), d=3, steps=20)
+    found = Codes(torch.randn(200, 12), d=3, steps=20)
     assert torch.allclose(found.codes.T.cov(), torch.eye(3), atol=1e-3)
     assert found.codes.mean(0).abs().max() < 1e-3
     model, h, y = steered["PPGN-h"], torch.randn(50, 3), torch.ones(50, dtype=torch.int64)
     climb = PPGN(model.generator, model.denoise, model.classifier, Rates(0.0, 0.1, 0.0), 3)
     with torch.no_grad():
-        before, after = (log_class(model.logits(at), y).mean() for at in (h, climb.chains(h, y, 20)))
+        before, after = (log_class(model.logits(at), y).mean()
+                         for at in (h, climb.chains(h, y, 20)))
     assert after > before
 
 
@@ -132,8 +132,8 @@ class Bright(nn.Module):
 def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
     x, y = new_faces(12, 0)
     set_seed(0)
-    model = ppgn.animals(x, ["lion" if lion else "tiger" for lion in y], side=16, width=2, hidden=32,
-                         n_epochs=3)
+    kinds = ["lion" if lion else "tiger" for lion in y]
+    model = ppgn.animals(x, kinds, side=16, width=2, hidden=32, n_epochs=3)
     images = model.sample(5, n_steps=2)
     assert images.shape == (5, 3, 16, 16) and images.isfinite().all() and model.classes == 2
     model.net = Bright()
@@ -149,7 +149,7 @@ def test_mala_draws_faces_of_each_kind():
     """On ABP's plane of 24 faces p(z | y) is known on a grid; another network judges the kinds."""
     set_seed(0)
     n, burn_in, kept = 1000, 100, 60
-    steering, judge = face_classifier(), nn.Sequential(nn.Flatten(), mlp(768, 64, 2))
+    steering, judge = ppgn.face_classifier(), nn.Sequential(nn.Flatten(), mlp(768, 64, 2))
     for k, net in enumerate((steering, judge)):
         fit_classifier(net, *new_faces(200, 1 + k), steps=300)
     config = abp.settings(16, width=4, hidden=64, n_epochs=120)
@@ -208,7 +208,7 @@ def test_digits_of_each_class_are_drawn(n=200):
     def distance(x, y):
         return metrics.nearest(x[:, None, None], real[y][:, None, None])
 
-    found = {}                   # of the worst class: accuracy, diversity, distance to held-out digits
+    found = {}             # of the worst class: accuracy, diversity, distance to held-out digits
     for name, model in models.items():
         kinds = list(enumerate(model.sample(torch.arange(10).repeat_interleave(n)).split(n)))
         found[name] = (

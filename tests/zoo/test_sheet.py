@@ -48,14 +48,15 @@ def rows(out, stem="animals"):
 def test_the_sheet_shows_copies_as_copies(faces, twelve, tmp_path):
     sheet.make({"copier": COPIER, "fa": MODELS["fa"]}, twelve, tmp_path, "sheet")
     found = rows(tmp_path, "sheet")
-    assert list(found) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").stat().st_size > 1000
-    assert found["copier"]["copying"] == pytest.approx(0, abs=5e-3) and found["copier"]["log_p"] is None
+    assert list(found) == ["real", "copier", "FA"] and (tmp_path / "sheet.png").is_file()
+    assert found["copier"]["copying"] == pytest.approx(0, abs=5e-3)
+    assert found["copier"]["log_p"] is None
     assert found["FA"]["copying"] > 0.2 and found["FA"]["log_p_is"] == "exact"
     assert found["FA"]["parameters"] == 4 * 768 and math.isfinite(found["FA"]["log_p"])
     assert "FA &" in (tmp_path / "sheet.tex").read_text()
     macros = (tmp_path / "sheet_macros.tex").read_text()
-    for name, value in {"Side": 16, "Train": 9, "Heldout": 3, "Samples": 200, "Accuracy": "--"}.items():
-        assert rf"\zoo{name}}}{{{value}}}" in macros
+    for text in ("Side}{16}", "Train}{9}", "Heldout}{3}", "Samples}{200}", "Accuracy}{--}"):
+        assert rf"\zoo{text}" in macros
     with pytest.raises(UserError, match="too few"):
         sheet.make({"fa": MODELS["fa"]}, faces, tmp_path)
 
@@ -92,11 +93,11 @@ def test_the_classifier_tells_tigers_from_lions():
     known = ["lion" if face.lion > 0.5 else "tiger" for face, _ in drawn]
     one = classifier.Classifier(images[3::4], known[3::4])
     assert one.accuracy(images, known) > 0.9
-    verdict = one.verdict(images)
-    assert verdict.rarest == pytest.approx(0.5, abs=0.1) and 0.8 < verdict.confidence <= 1
-    assert one.verdict(images[:1].expand(7, -1, -1, -1)).rarest == 0
+    rarest, confidence = one.verdict(images)
+    assert rarest == pytest.approx(0.5, abs=0.1) and 0.8 < confidence <= 1
+    assert one.verdict(images[:1].expand(7, -1, -1, -1))[0] == 0
     assert one.accuracy(images, known[::-1]) < 0.1            # sorted by kind: each has the other's
-    assert one.verdict(2 * images - 3).rarest == pytest.approx(verdict.rarest)     # not by brightness
+    assert one.verdict(2 * images - 3)[0] == pytest.approx(rarest)               # not by brightness
 
 
 class Filler:
@@ -114,7 +115,7 @@ class Filler:
 
 
 @pytest.mark.parametrize("reuse", [False, True])
-def test_a_model_that_fills_has_its_input_on_the_sheet_and_no_measured_samples(twelve, tmp_path, reuse):
+def test_a_model_that_fills_shows_its_input_and_measures_no_samples(twelve, tmp_path, reuse):
     entries = {"filler": Entry("filler", Filler, view="halves", fills=True)}
     sheet.make(entries, twelve, tmp_path)
     sheet.make(entries, twelve, tmp_path, reuse=reuse)
@@ -139,7 +140,7 @@ def test_a_model_that_needs_kinds_gets_them_or_is_left_out(twelve, tmp_path, cap
     assert told == ["lion"] * 5 + ["tiger"] * 4
     assert list(rows(tmp_path)) == ["real", "steered", "copier"]
     names, trained = sorted(path.stem for path in twelve.iterdir()), len(told)
-    for lions, again in ((range(6), 0), (range(6, 12), 9)):    # other kinds: the model is trained anew
+    for lions, again in ((range(6), 0), (range(6, 12), 9)):  # other kinds: trained anew
         lines = [f"{name},{int(k in lions)},0" for k, name in enumerate(names)]
         (twelve / "factors.csv").write_text("\n".join(["name,lion,turn", *lines]))
         sheet.make(entries, twelve, tmp_path, reuse=True)
@@ -185,9 +186,9 @@ def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
     assert samples.shape == (5, 3, 16, 16) and again.shape == images.shape
     assert not torch.equal(samples[0], samples[1])
     assert (again - images).square().mean() < (images - 0.5).square().mean()
-    log_p = model.log_prob(images)
-    assert log_p.shape == (6,) and log_p.isfinite().all()
-    assert (log_p > model.log_prob(torch.randn(6, 3, 16, 16).clamp(-1, 1))).all()
+    log_p = model.log_prob(images[:2])
+    assert log_p.shape == (2,) and log_p.isfinite().all()
+    assert (log_p > model.log_prob(torch.randn(2, 3, 16, 16).clamp(-1, 1))).all()
     assert model.n_parameters > 768
 
 
@@ -205,7 +206,7 @@ def test_settings_scale_sigma_with_the_side():
     assert abp.settings(64, seed=3).seed == 3
 
 
-# -------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------ command line
 
 def test_every_model_is_listed_with_what_it_learns(images):
     x = to_side(images, 64)

@@ -6,7 +6,8 @@ from zoo.train import alternate, constant, descend, linear, running_mean, schedu
 
 
 def test_descend_finds_the_minimum_and_leaves_fixed_weights_alone():
-    x, fixed = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    x = torch.nn.Parameter(torch.zeros(3))
+    fixed = torch.nn.Parameter(torch.ones(1), requires_grad=False)
     target, seen = torch.tensor([1.0, -2.0, 0.5]), []
     losses = descend([x, fixed], lambda: (fixed * x - target).square().sum(), 200, 0.1,
                      callback=seen.append)
@@ -39,6 +40,8 @@ def test_players_move_in_order_and_leave_each_others_gradients_alone():
     assert torch.allclose(torch.stack([a, b]), torch.tensor([0.6, 2.06]))
     assert losses == pytest.approx([0.8 * 2.0, -0.6 * 2.0])
     assert a.grad == 2.0 and b.grad == pytest.approx(-0.6)
+    with pytest.raises(ValueError, match="at least one step"):
+        alternate((first, lambda: a, 0))
 
 
 def test_a_running_mean_starts_at_the_weights_and_follows_them():
