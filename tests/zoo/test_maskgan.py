@@ -336,7 +336,6 @@ def test_the_game_keeps_variety(training):
     """A lower temperature, the negative control, does not, but gives likelier fills."""
     game, mle, cold = training.game, training.mle, training.cold
     real = distinct(training.test)
-    print(game, mle, cold, real)
     assert game.entropy - mle.entropy >= -0.15 > cold.entropy - mle.entropy
     assert game.distinct / real >= 0.9 > cold.distinct / real
     assert cold.log_p - mle.log_p >= 0.03 and cold.kl - mle.kl <= 0.02

@@ -211,7 +211,6 @@ def oracle_games():
             shuffled = [play(game) for game in range(GAMES)]
     found = {"MLE": report(mle, oracle, test), "cold": report(mle, oracle, test, COLD),
              "SeqGAN": mean(games), "shuffled": mean(shuffled)}
-    print(found, accuracy)
     return found, accuracy
 
 
