@@ -168,16 +168,17 @@ class WithoutChannelInG(BGAN):
         return logits
 
 
-def trained_on_bars(kind):
-    set_seed(1)
+def trained_on_bars(kind, seed=1):
+    set_seed(seed)
     return metrics.pattern_coverage(kind().fit(BARS.patterns, 2500).sample(3000), BARS)
 
 
 @pytest.mark.slow
-def test_bars_and_stripes_are_learned():
-    """Independent pixels have quality .0005. Seeds 1 and 2 keep the bounds; seed 0 loses 7 of the
-    30 patterns (KL .287)."""
-    modes, quality, kl = trained_on_bars(BGAN)
+@pytest.mark.parametrize("seed", [
+    pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="loses 7 of the 30 patterns")), 1, 2])
+def test_bars_and_stripes_are_learned(seed):
+    """Independent pixels have quality .0005."""
+    modes, quality, kl = trained_on_bars(BGAN, seed)
     assert modes >= 28 and quality >= 0.6 and kl <= 0.15
 
 
