@@ -175,7 +175,7 @@ def trained_on_bars(kind, seed=1):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [
-    pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="loses 7 of the 30 patterns")), 1, 2])
+    pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="loses 7 of 30 patterns")), 1, 2])
 def test_bars_and_stripes_are_learned(seed):
     """Independent pixels have quality .0005."""
     modes, quality, kl = trained_on_bars(BGAN, seed)
