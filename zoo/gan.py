@@ -57,14 +57,10 @@ class GAN:
                    Eq. 9)
     average        decay of the running mean of G's weights, which draws the samples; 0: the last
                    weights
-    Raises ValueError if k is below 1 or pack does not divide batch.
     """
 
     def __init__(self, generator, discriminator, nz, *, saturating=False, k=1, pack=1, augment=None,
                  r1=0.0, lr=2e-4, beta1=0.5, batch=128, average=0.0):
-        if k < 1 or batch % pack:
-            raise ValueError("k must be at least 1 and pack divide batch; "
-                             f"they are {k}, {pack}, {batch}")
         self.generator, self.discriminator, self.nz = generator, discriminator, nz
         self.saturating, self.k, self.pack, self.augment = saturating, k, pack, augment
         self.r1, self.batch = r1, batch
@@ -152,14 +148,13 @@ def image_layers(width, activation):
     return [*layers, nn.Flatten()]
 
 
-def animals(data, steps=3000, width=32):
+def animals(data, steps=3000):
     """The GAN of images (n, 3, S, S) in [-1, 1] at 32 x 32, with ABP's generator.
 
-    The discriminator is a small one of Radford, Metz and Chintala, DCGAN, ICLR 2016, without batch
-    normalisation.
+    The discriminator is that of Radford, Metz and Chintala, DCGAN, ICLR 2016, but smaller and
+    without batch normalisation.
     """
-    layers = image_layers(width, nn.LeakyReLU(0.2))
-    discriminator = nn.Sequential(*layers, nn.Linear(64 * width, 1))
+    discriminator = nn.Sequential(*image_layers(32, nn.LeakyReLU(0.2)), nn.Linear(64 * 32, 1))
     generator = GenNet(nz=16, img_size=32, hidden=128, width=12)
     model = GAN(generator, discriminator, 16, augment=augment, r1=0.1, lr=1e-3, beta1=0.0,
                 batch=24, average=0.995)

@@ -44,12 +44,7 @@ class Rates(NamedTuple):
 
 def langevin_rates(t, s, weight=1.0):
     """Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight, s the std of R's noise.
-
-    Raises ValueError unless t and s are above 0.
     """
-    if t <= 0 or s <= 0:
-        raise ValueError("the step and the noise of the denoiser must be above 0; "
-                         f"they are {t}, {s}")
     return Rates(t**2 / (2 * s**2), weight * t**2 / 2, t)
 
 
@@ -186,12 +181,13 @@ class Codes:
         return generator
 
 
-def variants(codes, classifier, t=0.2, weight=10.0):
+def variants(codes, classifier):
     """The five variants on Codes and a classifier of their items: a dict of PPGN by name.
 
-    weight  exponent of C; with 1 the samples include items of which C is uncertain
+    C has the exponent 10; with 1 the samples include items of which C is uncertain.
     """
-    rates, plain, noisy = langevin_rates(t, codes.s, weight), codes.plain, codes.noisy
+    t = 0.2
+    rates, plain, noisy = langevin_rates(t, codes.s, 10.0), codes.plain, codes.noisy
     ascent = Rates(t**2 / 2, rates.steer, 0.0)                                 # N(0, I) as prior
     noiseless = Rates(rates.steer / 40, rates.steer, 0.0)
 
