@@ -31,11 +31,7 @@ def value(real, fake):
 
 
 def generator_loss(fake, saturating):
-    """The loss of G from the logits of fake items (m,) -> ().
-
-    saturating  True: E log(1 - D), the minimax loss, slope -D in the logit; False: -E log D, slope
-                D - 1
-    """
+    """The loss of G from the logits of fake items (m,): E log(1 - D) if saturating, or -E log D."""
     return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
 
 
@@ -48,15 +44,12 @@ class GAN:
     saturating     True: G has the minimax loss; False: the non-saturating one
     k              steps of D for each step of G
     pack           items that D sees at once, joined along their first dimension c; divides batch
-    augment        differentiable random change of items (n, c, ...), drawn anew for what D reads,
-                   real and fake alike (Zhao et al., DiffAugment, NeurIPS 2020); None: none
+    augment        differentiable random change of D's inputs (n, c, ...), real and fake; or None
     lr, beta1      of Adam, for both networks; lr falls linearly to 0
     batch          real items, and fakes, of a step
     r1             weight of the gradient penalty r1/2 E |da/dx|^2 on real items (Mescheder, Geiger
-                   and Nowozin, Which Training Methods for GANs do actually Converge?, ICML 2018,
-                   Eq. 9)
-    average        decay of the running mean of G's weights, which draws the samples; 0: the last
-                   weights
+                   and Nowozin, ICML 2018, Eq. 9)
+    average        decay of the running mean of G's weights, used in sample; 0: no mean
     """
 
     def __init__(self, generator, discriminator, nz, *, saturating=False, k=1, pack=1, augment=None,
@@ -124,8 +117,7 @@ class GAN:
 def augment(x):
     """Random mirror, shift, zoom and brightness: images (n, 3, S, S) in [-1, 1] -> the same shape.
 
-    Differentiable; after Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training,
-    NeurIPS 2020. The image is mirrored at its border.
+    Differentiable (Zhao et al., DiffAugment, NeurIPS 2020); images are mirrored at the border.
     """
     n = len(x)
     mirror, zoom = torch.randint(2, (n,)) * 2 - 1, 1 + 0.1 * (torch.rand(n) - 0.5)

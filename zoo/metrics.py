@@ -26,8 +26,7 @@ class Coverage(NamedTuple):
 def coverage(x, world):
     """Coverage of a `datasets.Mixture` by points x (n, d).
 
-    A point belongs to its nearest mode if it is within REACH stds; a mode counts as covered if at
-    least 1 % of all points belong to it.
+    A point belongs to its nearest mode if within REACH stds; a covered mode has 1 % of all points.
     """
     distance, mode = torch.cdist(x, world.centres).min(1)
     good = mode[distance <= REACH * world.sd]
@@ -93,8 +92,6 @@ def total_variation(p, q):
     return ((p - q).abs().sum() + outside).item() / 2
 
 
-# -------------------------------------------------------------------------------- two-sample tests
-
 def accuracy(real, fake):
     """Balanced accuracy of logits of real (n,), positive, and fake (m,) items, negative."""
     return ((real > 0).float().mean().item() + (fake < 0).float().mean().item()) / 2
@@ -116,8 +113,6 @@ def tell_apart(real, fake, steps=1000):
         return accuracy(net(real[1::2]).squeeze(1), net(fake[1::2]).squeeze(1))
 
 
-# -------------------------------------------------------------------- generators with a 2-D latent
-
 def evidence(net, images, sigma, z, prior_sigma=1.0):
     """Estimate of log p(I; sigma) of images (n, c, h, w) -> evaluation.quadrature.Evidence.
 
@@ -138,10 +133,9 @@ def likeliest_sigma(net, images, z):
 
 
 def dense(net, images, sigma, reach=6.0, cells=181):
-    """log p(I; sigma) in nats by the midpoint rule on a grid -> (n,) float64.
+    """log p(I; sigma) in nats by the midpoint rule over (-reach, reach)^2 -> (n,) float64.
 
-    The grid has cells x cells cells over (-reach, reach)^2 stds of the prior. Accurate for
-    posteriors wider than a cell, 2 reach / cells.
+    Accurate for posteriors wider than a cell, 2 reach / cells.
     """
     joint = Joint(net, images, 1.0)
     plane = survey(joint, reach, cells)
@@ -149,8 +143,6 @@ def dense(net, images, sigma, reach=6.0, cells=181):
     log_joint = joint.log_joint(plane.squared_error, index, plane.z, sigma)
     return log_joint.logsumexp(1) + math.log(plane.area)
 
-
-# --------------------------------------------------------------------------- autoregressive models
 
 class Causality(NamedTuple):
     """Changes in the outputs of an autoregressive model after a change of one input value."""
@@ -176,8 +168,6 @@ def causality(outputs, x, changed):
     return Causality(moves.tril().max().item(), reached.item(), moves)
 
 
-# ------------------------------------------------------------------------------------------ images
-
 def pair_distance(x):
     """Mean distance between two of the items x (n, ...), over all pairs; 0 if all are the same."""
     return torch.pdist(x.flatten(1)).mean().item()
@@ -195,9 +185,6 @@ def nearest(x, images, itself=False):
 
 
 def class_shares(x, images, labels):
-    """Fraction of each class among items x (n, d), by the 3 nearest of images (m, d) -> (classes,).
-
-    labels (m,) from 0; of three different ones the smallest counts.
-    """
+    """Fraction of each class among x (n, d) by the 3 nearest of images (m, d), labels (m,)."""
     votes = labels[torch.cdist(x, images).topk(3, largest=False).indices].mode(1).values
     return torch.bincount(votes, minlength=int(labels.max()) + 1) / len(x)
