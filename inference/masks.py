@@ -16,8 +16,7 @@ MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K 
 def parse_mask(text, img_size):
     """The kind and value of a mask: ("none", None), ("pepper", P), ("block", K) or ("file", path).
 
-    img_size is the side of the images in pixels. A file is not opened. Raises UserError if the
-    text is empty or P or K is out of range.
+    img_size in pixels. A file is not opened. UserError if text is empty, P or K out of range.
     """
     kind, _, value = text.partition(":")
     if kind == "none" and text == kind:

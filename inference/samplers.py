@@ -79,9 +79,9 @@ def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
 
 
 def rw_mh(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
-    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))).
+    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))); else as `mala`.
 
-    Source: Metropolis et al. 1953. Arguments and result as for `mala`.
+    Source: Metropolis et al. 1953.
     """
     return _run(_RandomWalk(neg_log_density), 1, z, n_steps, step, target, age, callback)
 

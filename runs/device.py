@@ -14,8 +14,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def choose_device(wanted):
     """"auto", "cpu", "cuda" or "cuda:K" -> a torch device; auto is a CUDA GPU if there is one.
 
-    For a GPU, makes cuDNN deterministic, without TF32. Raises UserError if there is no such device.
-    """
+    For a GPU, makes cuDNN deterministic, without TF32. Raises UserError if it does not exist."""
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:K, not {wanted!r}")
