@@ -151,7 +151,8 @@ def paint_mane(art: Portrait, growth, colours, radius, length, count, depth, ton
     clip = clip * smoothstep(growth, 0.02, 0.35)
     if np.max(clip) == 0:
         return
-    k, (*shapes, jitter) = portrait.OVERSAMPLE, mane_ring(radius, length, count, growth)
+    k = portrait.OVERSAMPLE
+    *shapes, jitter = mane_ring(radius, length, count, growth)
     shapes = [art.project(shape, depth * growth).reshape(count, -1) * k for shape in shapes]
     transparent = *mix(*colours, tone).astype(int).tolist(), 0
     layer = Image.new("RGBA", (art.size * k, art.size * k), transparent)
@@ -202,7 +203,7 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
     stripes = [ribbon([(0, -.74), (.008, -.62), (0, -.50)], .05 * share, 0.6)]
     for k, (points, width) in enumerate(STRIPES):
         for side in (-1, 1):
-            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))  # another direction for each
+            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))   # a direction each
             moved = (np.array(points) + 0.022 * traits.stripe_shift * way) * (side, 1)
             stripes.append(ribbon(moved, width * (1 + 0.25 * traits.stripe_width) * share, 0.15))
     art.fill(stripes, (36, 25, 20), 0.94 * smoothstep(1 - lion, 0.12, 0.75), .003, mask)
@@ -288,8 +289,8 @@ def draw_face(lion: float, turn: float, traits: Traits | None = None,
 
 
 def plan_set(n: int = 24, seed: int = 0) -> list[Face]:
-    """n animals, the same for the same seed: tigers (lion <= 0.3), then as many lions (>= 0.7), each
-    kind sorted by turn. Factors and traits fill their ranges evenly and independently."""
+    """n animals, the same for the same seed: first tigers (lion <= 0.3), then lions (lion >= 0.7),
+    each kind sorted by turn. Factors and traits fill their ranges evenly and independently."""
     rng = np.random.default_rng(seed)
     spread = [(rng.permutation(n) + rng.random(n)) / n * 2 - 1 for _ in fields(Traits)]
     digits, n_of_kind, faces = max(2, len(str(n))), (n - n // 2, n // 2), []
