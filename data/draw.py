@@ -146,8 +146,8 @@ def mane_ring(radius, length: float, count: int, growth: float):
 
 
 def paint_mane(art: Portrait, growth, colours, radius, length, count, depth, tone, clip=1):
-    """One ring of locks over its soft shadow. colours: inner, outer; radius: of the roots, grown
-    and full; tone: 0 inner .. 1 outer; clip: mask (size, size) or 1."""
+    """One ring of locks over its soft shadow. colours: inner, outer; radius: of the roots, along u
+    and v; tone: 0 inner .. 1 outer; clip: mask (size, size) or 1."""
     clip = clip * smoothstep(growth, 0.02, 0.35)
     if np.max(clip) == 0:
         return

@@ -138,18 +138,6 @@ def test_every_option_and_metric_has_one_macro(evaluated):
     assert list(manuscript.LIBRARIES) == (ROOT / "requirements.txt").read_text().split()
 
 
-def test_the_report_names_files_and_macros_of_a_run(evaluated):
-    text = re.sub("^%.*", "", (ROOT / "report" / "report.tex").read_text(), flags=re.M)
-    files = re.findall(r"\\begin\{(?:needs|runfigure|runtable)\}\{([^\\}]+)\}", text)
-    files = {name for group in files for name in group.split(",")}
-    assert len(files) > 15 and all((evaluated / name).is_file() for name in files - OPTIONAL)
-    for name in re.findall(r"\\includegraphics\[.*?\]\{([^\\}]+)\}", text):
-        assert list(evaluated.glob(f"report/{name}.jpg")) or list(evaluated.glob(f"{name}.*"))
-    macros = (evaluated / "report" / "macros.tex").read_text()
-    for name in re.findall(r"\\((?:option|warm|cold)[A-Z]\w*|n[A-Z]\w+)", text):
-        assert rf"\newcommand{{\{name}}}" in macros
-
-
 def test_the_report_takes_the_newest_run_of_both_starts(tmp_path):
     output = tmp_path / "output"
     for name in ("a", "b b_1", "only_warm", "100%", "{"):

@@ -3,7 +3,6 @@ import importlib.util
 
 import pytest
 from conftest import ROOT
-from PIL import Image
 
 from runs.files import write_json
 from runs.options import UserError
@@ -51,11 +50,3 @@ def test_commands_with_results_are_not_run_again(run, capfd):
     assert capfd.readouterr().out == "" and showcase.times(run) == {"python abp.py": 330.0}
     with pytest.raises(UserError, match="python other.py RUN: failed"):
         showcase.compute(run, "python other.py RUN", "other.md")
-
-
-def test_pictures_are_shrunk(tmp_path):
-    Image.new("RGB", (80, 40)).save(tmp_path / "a.png")
-    for name in ("b.png", "b.jpg"):
-        showcase.shrink(tmp_path / "a.png", tmp_path / name, 20)
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == (20, 10)
