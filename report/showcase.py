@@ -1,4 +1,4 @@
-"""Make the tables and pictures of README.md and docs/: python report/showcase.py
+"""Make the tables and pictures of README.md and docs/: python -m report.showcase
 
 Train with the default options and with --preset handout, evaluate, run the three experiments, then
 write tables between the markers of the pages and pictures into docs/. A command with results in the
@@ -12,17 +12,14 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))        # this file is run from anywhere
+from runs.files import ROOT, read_json, write_atomic, write_json
+from runs.options import UserError, option, run_program
+from runs.tables import markdown, replace_between
 
-from runs.files import read_json, write_atomic, write_json  # noqa: E402
-from runs.options import UserError, option, run_program  # noqa: E402
-from runs.tables import markdown, replace_between  # noqa: E402
-
-README, DOCS = ROOT / "README.md", ROOT / "docs"
+DOCS = ROOT / "docs"
 TABLES = {"likelihood": "linear.md", "holdout": "holdout_summary.md",       # marker: file
           "occlusion": "occlusion.md", "warm-cold": "warm_cold_seeds.md"}
-PAGES = {"results": README, "times": DOCS / "runs.md"} | dict.fromkeys(
+PAGES = {"results": ROOT / "README.md", "times": DOCS / "runs.md"} | dict.fromkeys(
     TABLES, DOCS / "evaluation.md")
 COMMANDS = {                # command: the last file that it writes in the folder RUN
     "python abp.py --out RUN": "metrics.md",
@@ -45,8 +42,7 @@ PICTURES = {                # name in docs/: (file in the run folder, largest wi
 
 @dataclass(frozen=True)
 class ShowcaseConfig:
-    run: str = option(str(ROOT / "output" / "showcase"), "run folder, made if missing",
-                      positional=True)
+    run: str = option(str(ROOT / "output" / "showcase"), "run folder", positional=True)
 
 
 def showcase(config, given):
@@ -68,8 +64,7 @@ def compute(run, command, file):
     print(f"== {command}, RUN = {run}", flush=True)
     words = [word.replace("RUN", str(run.resolve())) for word in command.split()[1:]]
     began = time.perf_counter()
-    status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
-    if status:
+    if status := subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
         raise UserError(f"{command}: failed ({status}); correct the error and run this again")
     write_json(run / "showcase.json", times(run) | {command: time.perf_counter() - began})
 
@@ -116,4 +111,4 @@ def commands(run):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program("python report/showcase.py", __doc__, {"": (ShowcaseConfig, showcase)}))
+    sys.exit(run_program("python -m report.showcase", __doc__, {"": (ShowcaseConfig, showcase)}))

@@ -1,16 +1,10 @@
-"""report/showcase.py: the tables and pictures of README.md and docs/."""
-import importlib.util
-
+"""report/showcase.py: the tables of README.md and docs/."""
 import pytest
-from conftest import ROOT
 
+from report import showcase
 from runs.files import write_json
 from runs.options import UserError
 from runs.tables import replace_between
-
-spec = importlib.util.spec_from_file_location("showcase", ROOT / "report" / "showcase.py")
-showcase = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(showcase)
 
 
 @pytest.fixture
