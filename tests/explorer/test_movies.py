@@ -17,10 +17,10 @@ from utils import to_pixels
 
 def frames(path):
     """The frames of an endless movie (n, h, w, 3) in 0 to 255, and their durations in ms."""
-    movie = Image.open(path)
-    assert movie.info["loop"] == 0
-    seen = [(np.asarray(frame.convert("RGB"), float), frame.info["duration"])
-            for frame in ImageSequence.Iterator(movie)]
+    with Image.open(path) as movie:
+        assert movie.info["loop"] == 0
+        seen = [(np.asarray(frame.convert("RGB"), float), frame.info["duration"])
+                for frame in ImageSequence.Iterator(movie)]
     pictures, durations = zip(*seen, strict=True)
     return np.stack(pictures), durations
 
@@ -71,8 +71,8 @@ def test_walks_of_other_shapes(tmp_path, n, nz, n_frames):
     torch.manual_seed(0)
     net = GenNet(nz, 16, 16, 2).requires_grad_(False)
     write_walk(net, torch.randn(n, nz), tmp_path / "walk.webp")
-    movie = Image.open(tmp_path / "walk.webp")
-    assert movie.n_frames <= n_frames and movie.size == (128, 128)
+    with Image.open(tmp_path / "walk.webp") as movie:
+        assert movie.n_frames <= n_frames and movie.size == (128, 128)
 
 
 def test_tour_of_a_circle_is_the_circle():

@@ -26,7 +26,7 @@ needs_latex = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def evaluated(faces, tmp_path_factory):
     """An evaluated run of both starts, output/001, and a table and a sheet of the zoo."""
-    folder = tmp_path_factory.mktemp("house") / "output" / "001"
+    folder = tmp_path_factory.mktemp("project") / "output" / "001"
     assert abp.main(command(faces, f"--out={folder}")) == 0
     assert __main__.main([str(folder), "--n_steps", "20", "--n_shown", "1"]) == 0
     zoo = folder.parent / "zoo"
@@ -37,21 +37,21 @@ def evaluated(faces, tmp_path_factory):
 
 
 @pytest.fixture
-def house(evaluated, tmp_path):
+def project(evaluated, tmp_path):
     """A folder with a copy of the run in output/001."""
     shutil.copytree(evaluated.parent, tmp_path / "output")
     return tmp_path
 
 
-def build(house, *options):
-    """latexmk in house/report -> (exit status, log)."""
-    (house / "report").mkdir(exist_ok=True)
+def build(project, *options):
+    """latexmk in project/report -> (exit status, log)."""
+    (project / "report").mkdir(exist_ok=True)
     for name in ("report.tex", "run.sty", "latexmkrc"):
-        shutil.copy(ROOT / "report" / name, house / "report")
-    done = subprocess.run(["latexmk", "-pdf", *options, "report.tex"], cwd=house / "report",
+        shutil.copy(ROOT / "report" / name, project / "report")
+    done = subprocess.run(["latexmk", "-pdf", *options, "report.tex"], cwd=project / "report",
                           timeout=120, stdout=-1, stderr=-2, stdin=subprocess.DEVNULL,
                           env=os.environ | {"max_print_line": "1000"})
-    return done.returncode, (house / "report" / "report.log").read_text(errors="replace")
+    return done.returncode, (project / "report" / "report.log").read_text(errors="replace")
 
 
 def check(status, log, *left_out):
@@ -154,39 +154,39 @@ def test_the_report_takes_the_newest_run_of_both_starts(tmp_path):
 
 @needs_latex
 @pytest.mark.parametrize("name", ["001", "my run_1", "löwe"])
-def test_the_newest_run_is_built(house, name):
-    folder = (house / "output" / "001").rename(house / "output" / name)
-    manuscript.point_report_to(folder, house / "output")
-    status, log = build(house)
+def test_the_newest_run_is_built(project, name):
+    folder = (project / "output" / "001").rename(project / "output" / name)
+    manuscript.point_report_to(folder, project / "output")
+    status, log = build(project)
     check(status, log)
     assert "LaTeX Warning" not in log
 
 
 @needs_latex
-def test_missing_parts_are_left_out(house):
-    folder = house / "output" / "001"
+def test_missing_parts_are_left_out(project):
+    folder = project / "output" / "001"
     missing = ["report/warm_recon.jpg", "evaluation/summary.tex"]
     for name in missing:
         (folder / name).unlink()
-    shutil.rmtree(house / "output" / "zoo")
+    shutil.rmtree(project / "output" / "zoo")
     missing.append("../output/zoo/animals.tex")
     named = rf"-usepretex=\newcommand{{\run}}{{{folder}}}"
-    check(*build(house, named), *missing)
+    check(*build(project, named), *missing)
     (folder / "evaluation" / "macros.tex").write_text(r"\newcommand{\evaluatedEpochs}{2}")
-    status, log = build(house, named)
+    status, log = build(project, named)
     late = ("nearest.png", "posterior_maps.pdf", "samplers_mean.tex")
     check(status, log, *missing, *(f"evaluation/warm/{name}" for name in late))
     assert "the evaluation is of 2 epochs and left out" in log
 
 
 @needs_latex
-def test_one_line_without_a_finished_run(house):
-    status, log = build(house)
+def test_one_line_without_a_finished_run(project):
+    status, log = build(project)
     assert status != 0 and "! report.tex: no finished run of both starts" in " ".join(log.split())
-    assert not (house / "report" / "report.pdf").exists()
-    (house / "output" / "001" / "report" / "macros.tex").unlink()
-    manuscript.point_report_to(house / "output" / "001", house / "output")
-    status, log = build(house)
+    assert not (project / "report" / "report.pdf").exists()
+    (project / "output" / "001" / "report" / "macros.tex").unlink()
+    manuscript.point_report_to(project / "output" / "001", project / "output")
+    status, log = build(project)
     assert status != 0 and "../output/001 is no finished run" in log.replace("\n", "")
 
 
