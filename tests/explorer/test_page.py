@@ -190,9 +190,12 @@ def drag(page, *points):
 
 def walk(page):
     """z at the frames of a walk until it ends."""
-    points = [shown(page)[0]]
-    while page.locator("#play").text_content() == "Stop":
-        points.append(shown(page)[0])
+    settle(page)
+    points, button = [], "Stop"
+    while button == "Stop":
+        *z, button = page.evaluate("""new Promise((done) => requestAnimationFrame(() => done(
+            [+image.dataset.z1, +image.dataset.z2, $('play').textContent])))""")
+        points.append(tuple(z))
     return points
 
 
