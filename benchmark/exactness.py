@@ -3,13 +3,13 @@ import torch
 
 from inference.samplers import TARGET_GRADIENT, smmala
 
-N_CHAINS, N_ADAPT, N_STEPS = 8, 40, 100      # per image; steps that adapt, then steps that count
+N_CHAINS, N_ADAPT, N_STEPS = 8, 40, 100      # chains per image; adaptation steps; counted steps
 
 
 def compare(posterior, z):
     """Rows of a table, one for each image: chains of smmala from z (n, 2) against the grid.
 
-    Gaps are in posterior stds, for the coordinate whose mean has the larger gap.
+    Gaps of means are in posterior stds, of the coordinate with the larger gap.
     """
     many, draws = posterior.of(torch.arange(len(z)).repeat(N_CHAINS)), []
     start = smmala(many.local, z.repeat(N_CHAINS, 1), N_ADAPT, 1.0, TARGET_GRADIENT)
@@ -31,7 +31,7 @@ def compare(posterior, z):
 def grid_moments(posterior, draws, reach=5.0, points=31):
     """Mean and std (2,) of the posterior of one image by sums over a grid, in float64.
 
-    The grid has `points` a side and covers `reach` stds around the mean of draws (m, 2).
+    The grid has points x points points over `reach` stds around the mean of draws (m, 2).
     """
     axis = torch.linspace(-reach, reach, points, dtype=draws.dtype)
     factor = torch.linalg.cholesky(torch.cov(draws.T))

@@ -45,7 +45,7 @@ class Fit(NamedTuple):
 
 
 def folds(n, n_folds, seed):
-    """Split range(n) at random into n_folds parts of equal size, up to one: sorted index tensors."""
+    """Split range(n) at random into n_folds parts of nearly equal size: sorted index tensors."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return [part.sort().values for part in order.tensor_split(n_folds)]
 

@@ -66,7 +66,7 @@ class Joint:
         return [value.to(self.device).split(BATCH) for value in values]
 
     def log_joint(self, squared_error, index, z, sigma):
-        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I_2), from squared_error: (m,)."""
+        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I_2) -> (m,)."""
         log_noise = self.n_values[index] / 2 * math.log(2 * math.pi * sigma**2)
         log_prior = (-z.double().square().sum(-1) / (2 * self.prior_sigma**2)
                      - math.log(2 * math.pi * self.prior_sigma**2))

@@ -7,7 +7,7 @@ import torch
 MOST_STARTS = 4        # minima of the coarse grid, for each image, from which descents start
 NEGLIGIBLE = 12.0      # nats below the heaviest mode at which a mode is dropped: 1 in 160,000
 UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
-NEAR = 0.02            # squared Newton decrement at which a descent ends: .01 nats, a tenth of a std
+NEAR = 0.02            # squared Newton decrement where a descent ends: .01 nats, .1 stds
 SAME = 0.5             # stds between the ends of two descents to the same mode
 OVERLAP = 1.5          # joint stds between two modes that are merged
 STALLED = 1e4          # damping at which a descent stops: its steps change U by rounding only

@@ -5,23 +5,15 @@ from skimage.metrics import structural_similarity
 from evaluation import chains, likelihood, pictures, plane
 from evaluation.likelihood import Joint
 from evaluation.modes import midpoints
-from inference.measures import (
-    N_SAMPLES,
-    generate,
-    mean_squared_error,
-    panel_range,
-    psnr,
-    sample_images,
-)
+from inference.measures import generate, mean_squared_error, panel_range, psnr, sample_images
 from runs.tables import write_tables
 from utils import save_recon
 
 ZOOM_STDS, ZOOM_CELLS, MOST_ZOOMS = 4.0, 24, 2
 STRETCH_CELLS, STRETCH_REACH = 32, 3.0
-SHARE = 0.001                  # of the mass, below which a mode is not drawn
+SHARE = 0.001                  # fraction of the mass, below which a mode is not drawn
 # Wang, Bovik, Sheikh, Simoncelli: Image quality assessment: from error visibility to structural
-# similarity, 2004: Gaussian window of std 1.5 pixels, 11 a side, moments with its weights, without
-# Bessel's correction
+# similarity, 2004: a Gaussian window of 11 x 11 pixels, std 1.5; no Bessel's correction
 WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 RECON_HEADS = {"image": "image", "mse": "MSE", "psnr": "PSNR [dB]", "ssim": "SSIM"}
 RECON_FORMS = {"mse": ".5f", "psnr": ".2f", "ssim": ".3f"}
@@ -31,25 +23,22 @@ CHAIN_HEADS = {"acceptance": "acceptance", "step": "step", "ess": "bulk ESS",
                "stuck": "stuck chains", "mode_1": "best mode: z_1", "mode_2": "best mode: z_2"}
 CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_passes": ".1f",
                "rhat": ".3f", "mean_gap": ".3f", "std_ratio": ".3f"}
-# of the summary, beside those of metrics.json: (name, format for the text of a report; ".0%" in
-# percent)
+# of the summary, after those of metrics.json: (label, format)
 QUANTITIES = {
     "visible": ("fraction of pixels that are visible", ".0%"),
     "ssim": ("SSIM", ".3f"),
-    "recon_power": ("reconstructions: high-frequency power over the images'", ".2f"),
-    "samples_power": ("samples: high-frequency power over the images'", ".2f"),
-    "samples_used": ("samples: fraction of images that are nearest to one of them", ".0%"),
+    "samples_used": ("fraction of images that are nearest to a sample", ".0%"),
     "inside": ("fraction of images within the 95 % disk", ".0%"),
     "in_panel": ("fraction of images within the panel", ".0%"),
     "ks": ("Kolmogorov-Smirnov distance of |z|² from χ²", ".3f"),
     "ks_p": ("p-value of that distance", ".2g"),
-    "tears": ("tears: 95th percentile of steps over their median", ".1f"),
+    "tears": ("tears: 95th percentile of steps over the median", ".1f"),
     "ml_sigma": ("ML estimate of σ", ".4f"),
     "log_p": ("log p at the run's σ, mean [nats]", ".0f"),
     "log_p_ml": ("log p at ML σ, mean [nats]", ".0f"),
     "log_p_error": ("error estimate of log p, greatest [nats]", ".2g"),
     "bits_ml": ("bits per dimension at ML σ", ".3f"),
-    "sampling_agrees": ("fraction of images with importance sampling within 2 std errors", ".0%"),
+    "sampling_agrees": ("fraction of images: importance sampling within 2 std errors", ".0%"),
     "several_modes": ("fraction of images with more than one mode", ".0%"),
     "acceptance": ("chains of the run's sampler: acceptance, mean", ".2f"),
     "ess": ("bulk ESS per 1000 passes, median", ".1f"),
@@ -60,7 +49,7 @@ QUANTITIES = {
 
 
 def similarity(recon, images):
-    """Structural similarity of each image, the mean of its colours: (n, 3, S, S) twice -> (n,)."""
+    """Structural similarity of each image, mean of the colours: (n, 3, S, S) twice -> (n,)."""
     pairs = zip(recon.double().numpy(), images.double().numpy(), strict=True)
     values = [structural_similarity(a, b, channel_axis=0, data_range=2, **WINDOW) for a, b in pairs]
     return torch.tensor(values, dtype=torch.float64)
@@ -69,9 +58,9 @@ def similarity(recon, images):
 def reconstruction_rows(recon, images, names, mask=None):
     """Rows of a table: mse, psnr [dB] and ssim of each image, and their means in a last row.
 
-    recon, images  (n, 3, S, S) in [-1, 1] on the CPU, S at least 11, the side of the window of SSIM
-    mask           (n, 1, S, S) or None: mse and psnr are those of the visible pixels; ssim is None,
-                   since its windows mix visible and hidden pixels
+    recon, images  (n, 3, S, S) in [-1, 1] on the CPU, S at least 11, the window of SSIM
+    mask           (n, 1, S, S) or None: mse and psnr are of visible pixels; ssim is None, since
+                   its windows mix visible and hidden pixels
     """
     columns = {"mse": mean_squared_error(recon, images, mask), "psnr": psnr(recon, images, mask)}
     if mask is None:
@@ -83,9 +72,9 @@ def reconstruction_rows(recon, images, names, mask=None):
 
 
 class Start:
-    """A trained start: config, net and z as of `abp.load_run`, net on any device, and its images.
+    """A trained start: config, net (on any device) and z as from `abp.load_run`, and its images.
 
-    folder is where tables and figures go, search the dtype of chains and searches.
+    Tables and figures go to folder; search is the dtype of chains and searches.
     """
 
     def __init__(self, config, net, z, images, names, folder, search, mask, n_steps, n_shown):
@@ -93,7 +82,6 @@ class Start:
         self.folder, self.search, self.mask, self.n_steps = folder, search, mask, n_steps
         self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long()
         self.recon = generate(net, z.to(next(net.parameters()).device))
-        self.n_samples = N_SAMPLES
         self.summary = {}                                  # {key of QUANTITIES: value}
         self._sum_up(visible=None if mask is None else mask.mean().item())
 
@@ -115,9 +103,6 @@ class Start:
         shown = slice(pictures.N_NEAREST)
         save_recon({"sample": samples[shown], "nearest": self.images[place[shown]]},
                    self.folder / "nearest.png")
-        power = [plane.high_frequency_power(x) for x in (self.images, self.recon, samples)]
-        if power[0]:
-            self._sum_up(recon_power=power[1] / power[0], samples_power=power[2] / power[0])
         self._sum_up(samples_used=len(place.unique()) / len(self.images))
 
     def likelihood(self):
@@ -148,7 +133,7 @@ class Start:
             ess=column["ess_per_1000_passes"].median().item(),
             rhat_above=(column["rhat"] > 1.05).double().mean().item(),
             stuck=column["stuck"].sum().item() / starts[..., 0].numel())
-        # every sampler on the images that are shown, all chains from the run's z
+        # every sampler on the shown images, all chains from the run's z
         starts = self.z[self.shown].repeat(chains.N_CHAINS, 1, 1)
         runs, table, means = {}, [], []
         for name in chains.SAMPLERS:
@@ -193,10 +178,11 @@ class Start:
         return {"zoom": values.view(ZOOM_CELLS, ZOOM_CELLS).T, "extent": (left, right, low, high)}
 
     def plane(self):
-        """The latent plane: where the images sit, and where the generator tears."""
+        """The latent plane: the images' latents, and where the generator tears."""
         sigma = self.config.prior_sigma
-        self._tables("latents", plane.latents(self.z, self.names, sigma), {"z_square": "|z|²"})
-        self._sum_up(**plane.occupancy(self.z, sigma), tears=plane.tears(self.net, sigma)["ratio"])
+        rows, occupancy = plane.latents(self.z, self.names, sigma)
+        self._tables("latents", rows, {"z_square": "|z|²"})
+        self._sum_up(**occupancy, tears=plane.tears(self.net, sigma)["ratio"])
         reach, d = STRETCH_REACH * sigma, panel_range(self.z, sigma)
         area = plane.stretch(self.net, reach, STRETCH_CELLS)
         pictures.plot_plane(self.z.numpy(), area, reach, d, sigma, self.folder)
