@@ -17,7 +17,6 @@ from pathlib import Path
 
 from abp import load_run
 from evaluation import factors, holdout, linear, occlusion, warm_cold
-from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
 from inference.masks import fingerprint, make_mask
 from runs import manuscript, recorder
@@ -29,7 +28,6 @@ from runs.tables import write_tables
 from utils import load_img_tensors
 
 STARTS = ("warm", "cold")
-LEFT_OUT = "PCA, FA: left out, they need whole images"
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,8 @@ def evaluate(options, given):
     run, done = OpenRun(options), {}
     config = run.config
     if run.mask is not None:
-        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
+        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM, PCA and FA, "
+              "which need whole images, are left out")
     if config.nz != 2:
         print(f"nz is {config.nz}: likelihood, posteriors and the plane are left out, they need 2")
     for start, (_, net, z) in run.starts.items():
@@ -163,15 +162,13 @@ def write_linear(run, starts):
     rows, label = [], "" if run.mask is None else ", visible pixels"
     for start, one in starts.items():
         row = {"model": f"ABP, {start} start{label}", "d": run.config.nz,
-               "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
-        if run.config.nz == 2:
-            mean = mean_row(one.found.rows)
-            row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"],
-                    "sigma": one.found.sigma_ml}
+               "train_psnr": run.metrics[start]["psnr"]}
+        for key, name in (("train_log_p", "log_p_ml"), ("train_bits", "bits_ml"),
+                          ("sigma", "ml_sigma")):
+            row[key] = one.summary.get(name)
         rows.append(row)
-    if run.mask is not None:
-        print(LEFT_OUT)
-    rows += linear.rows(run.images) if run.mask is None else [{"model": LEFT_OUT}]
+    if run.mask is None:
+        rows += linear.rows(run.images)
     rows = [dict.fromkeys(linear.HEADS) | row for row in rows]
     write_tables(run.out, "linear", rows, linear.HEADS, linear.FORMS)
 

@@ -18,12 +18,12 @@ STUCK = 10.0                   # nats above the best mode: a stuck chain; 1 is e
 
 
 class Run(NamedTuple):
-    """N_CHAINS chains for each of m images, on the CPU."""
-    draws: torch.Tensor        # (steps, N_CHAINS, m, 2), after adaptation
-    energy: torch.Tensor       # (steps, N_CHAINS, m), U of the draws
-    acceptance: torch.Tensor   # (N_CHAINS, m)
-    step: torch.Tensor         # (N_CHAINS, m)
-    passes: int                # network passes a step
+    """Several chains for each of m images, on the CPU."""
+    draws: torch.Tensor        # (steps, chains, m, 2), after adaptation
+    energy: torch.Tensor       # (steps, chains, m), U of the draws
+    acceptance: torch.Tensor   # (chains, m)
+    step: torch.Tensor         # (chains, m)
+    passes: int                # network passes per step
 
 
 def dispersed_starts(joint, index, sigma, z, seed):
@@ -41,12 +41,12 @@ def dispersed_starts(joint, index, sigma, z, seed):
 
 
 def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
-    """Chains of a sampler for the images index (m,), from starts (N_CHAINS, m, 2) -> Run.
+    """Chains of a sampler for the images index (m,), from starts (chains, m, 2) -> Run.
 
     fixed_step  step size, in units of z; 0: adapted in the n_adapt steps before the counted ones
     """
     sampler, target, wants_metric = SAMPLERS[name], TARGETS[name], name == "smmala"
-    posterior = joint.posterior(index.repeat(N_CHAINS), sigma)
+    posterior = joint.posterior(index.repeat(len(starts)), sigma)
     density = posterior.local if wants_metric else posterior.energy
     z = starts.flatten(0, 1).to(joint.device)
     draws, energy = [], []
@@ -63,27 +63,18 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
         step = 0.3 * torch.linalg.eigvalsh(posterior.local(z)[2])[:, -1].rsqrt()
     adapted = sampler(density, z, n_adapt, step, target)
     chains = sampler(density, adapted.z, n_steps, adapted.step, callback=record)
-    draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1)).cpu()
-    energy, acceptance, step = (values.unflatten(-1, (N_CHAINS, -1)).cpu() for values in (
+    draws = torch.stack(draws).unflatten(1, starts.shape[:2]).cpu()
+    energy, acceptance, step = (values.unflatten(-1, starts.shape[:2]).cpu() for values in (
         torch.stack(energy), chains.acceptance, chains.step))
     return Run(draws, energy, acceptance, step, chains.passes // (n_steps + 1))
 
-
-def floors(joint, evidence, sigma):
-    """U at the heaviest mode of each image, in the precision of the chains: (n,)."""
-    best = evidence.modes.z[evidence.modes.heaviest()].float().to(joint.device)
-    with torch.no_grad():
-        return joint.posterior(torch.arange(len(best)), sigma).energy(best).double().cpu()
-
-
-# -------------------------------------------------------------------------------------- diagnostics
 
 def bulk_ess(draws):
     """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
 
     draws (steps, chains, n, d) -> (n,); 0 if no chain moved.
     """
-    ess = array_stats.ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
+    ess = array_stats.ess(draws.double().numpy(), chain_axis=1, draw_axis=0, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)
     return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
 
@@ -93,20 +84,16 @@ def rank_rhat(draws):
 
     draws (steps, chains, n, d) -> (n,); inf if no chain moved.
     """
-    rhat = array_stats.rhat(_for_arviz(draws), chain_axis=0, draw_axis=1, method="rank")
+    rhat = array_stats.rhat(draws.double().numpy(), chain_axis=1, draw_axis=0, method="rank")
     return torch.nan_to_num(torch.as_tensor(rhat).max(1).values, nan=math.inf)
 
 
-def _for_arviz(draws):
-    return draws.movedim(0, 1).double().numpy()
+def diagnose(run, joint, evidence, sigma, index, names):
+    """One row for each image index (m,): acceptance, effective samples, R-hat, moments.
 
-
-def diagnose(run, evidence, index, names, floor):
-    """One row for each image: acceptance, effective samples, R-hat, moments against quadrature's.
-
-    floor (m,) is U at the best mode of each image; mode_1 and mode_2 are that mode. A chain is
-    stuck if its mean U is STUCK above floor. mean_gap, in posterior stds, and std_ratio are those
-    of the worst coordinate.
+    mean_gap, in posterior stds, and std_ratio compare with quadrature's moments, in the worst
+    coordinate. mode_1 and mode_2 are the best mode. A chain is stuck if its mean U is STUCK above
+    that mode.
     """
     flat = run.draws.flatten(0, 1).double()                                           # (s, m, 2)
     exact = evidence.covariance[index].diagonal(dim1=1, dim2=2).sqrt()
@@ -114,9 +101,11 @@ def diagnose(run, evidence, index, names, floor):
     ratio = flat.std(0, correction=0) / exact
     worst = ratio.log().abs().argmax(1, keepdim=True)
     best = evidence.modes.z[evidence.modes.heaviest()][index]
-    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (N_CHAINS, m)
+    with torch.no_grad():
+        floor = joint.posterior(index, sigma).energy(best.float().to(joint.device)).double().cpu()
+    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (chains, m)
     columns = {"acceptance": run.acceptance.mean(0), "step": run.step.mean(0), "ess": ess,
-               "ess_per_1000_passes": 1000 * ess / (len(run.draws) * N_CHAINS * run.passes),
+               "ess_per_1000_passes": 1000 * ess / (run.energy[..., 0].numel() * run.passes),
                "rhat": rank_rhat(run.draws), "mean_gap": gap,
                "std_ratio": ratio.gather(1, worst).squeeze(1), "stuck": (excess > STUCK).sum(0),
                "mode_1": best[:, 0], "mode_2": best[:, 1]}

@@ -29,11 +29,9 @@ N_DRAWS = 512              # draws of the prior that are tried as an image's lat
 N_STARTS = 8               # of them, those from which descents start
 LEAST_REST = 3             # training images that PCA with two components needs
 NEAREST = "nearest training image"
-LABELS = {"heldout": "held-out", "train": "training", "abp": "ABP", "pca": "PCA, d = 2",
-          "fa": "FA, d = 2"}
-HEADS = {f"{key}_{name}": f"{label}: {title}" for key, label in LABELS.items()
-         for name, title in (("psnr", "PSNR [dB]"), ("log_p", "log p [nats]"))}
-FORMS = {key: ".2f" if key.endswith("psnr") else ".0f" for key in HEADS}
+HEADS = {"train_psnr": "training PSNR [dB]", "heldout_psnr": "held-out PSNR [dB]",
+         "heldout_log_p": "held-out log p [nats]"}
+FORMS = {"train_psnr": ".2f", "heldout_psnr": ".2f", "heldout_log_p": ".0f"}
 
 
 class Fit(NamedTuple):
@@ -55,10 +53,9 @@ def run(config, images, names, folder, device, precision, n_folds):
 
     config             abp.Config of the trainings
     images             (n, 3, S, S) in [-1, 1], with their names
-    folder             gets holdout.*, a row for each image; holdout_summary.*, a row for each
-                       model; holdout.png
+    folder             gets holdout_summary.*, a row for each model, and holdout.png
     device, precision  of the trainings; latents are inferred in float32
-    Returns the rows of the summary. Raises UserError if too few images would be left to train on.
+    Returns the rows. Raises UserError if too few images would be left to train on.
     """
     n = len(images)
     least = max(2, math.ceil(n / max(1, n - LEAST_REST)))    # folds that leave LEAST_REST images
@@ -70,22 +67,26 @@ def run(config, images, names, folder, device, precision, n_folds):
         print(f"--mask {config.mask}: left out; models are trained and measured on whole images")
     split = folds(n, n_folds, config.seed)
     config = dataclasses.replace(config, start="warm", mask="none")
-    fits = [_fit_fold(config, images, names, part, device, precision)
+    fits = [fit_fold(config, images, names, part, device, precision)
             for part in tqdm(split, desc="leave-k-out", unit="fold", disable=None)]
-    back = torch.cat(split).argsort()                      # from the folds' order to the images'
-    together = {}
-    for key in fits[0]:
-        if all(key in fit for fit in fits):    # d = 16 may need more images than a fold trains on
-            train_psnr, *rest = map(torch.cat, zip(*(fit[key] for fit in fits), strict=True))
-            together[key] = Fit(train_psnr, *(values[back] for values in rest))
-    fold = torch.cat([torch.full_like(part, i) for i, part in enumerate(split, 1)])[back].tolist()
-    summary = [_summary_row(key, fit) for key, fit in together.items()]
-    write_tables(folder, "holdout", _image_rows(together, names, fold, config.nz), HEADS, FORMS)
-    write_tables(folder, "holdout_summary", summary, HEADS, FORMS)
+    # d = 16 may need more images than a fold trains on
+    together = {key: Fit(*map(torch.cat, zip(*(fit[key] for fit in fits), strict=True)))
+                for key in fits[0] if all(key in fit for fit in fits)}
+    rows = [{"model": name, "d": d, "train_psnr": _mean(fit.train_psnr),
+             "heldout_psnr": _mean(fit.psnr), "heldout_log_p": _mean(fit.log_p)}
+            for (name, d), fit in together.items()]
+    write_tables(folder, "holdout_summary", rows, HEADS, FORMS)
     shown = torch.arange(0, n, math.ceil(n / MOST_RECON))
-    save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
-                "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
-    return summary
+    place = torch.cat(split).argsort()[shown]                     # in the order of the folds
+    save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[place],
+                "PCA, d = 2": together["PCA", 2].recon[place]}, folder / "holdout.png")
+    return rows
+
+
+def _mean(values):
+    """The mean of a tensor; None if it is not finite."""
+    mean = values.mean().item()
+    return mean if math.isfinite(mean) else None
 
 
 def infer(net, images, config):
@@ -107,7 +108,7 @@ def infer(net, images, config):
     return z.float().to(joint.device)
 
 
-def _fit_fold(config, images, names, held_out, device, precision):
+def fit_fold(config, images, names, held_out, device, precision):
     """{(model, d): Fit} of every model, fitted to all images but those at the indices held_out."""
     rest = [i for i in range(len(images)) if i not in set(held_out.tolist())]
     train, test = images[rest], images[held_out]
@@ -128,24 +129,3 @@ def _fit_fold(config, images, names, held_out, device, precision):
     recons[NEAREST, None] = none.expand_as(train), nearest, none.expand_as(log_p)
     return {key: Fit(psnr(seen, train), recon.double(), psnr(recon, test), log_p)
             for key, (seen, recon, log_p) in recons.items()}
-
-
-def _number(values):
-    """The mean of a tensor; None if it is not finite."""
-    mean = values.mean().item()
-    return mean if math.isfinite(mean) else None
-
-
-def _summary_row(key, fit):
-    return {"model": key[0], "d": key[1], "train_psnr": _number(fit.train_psnr),
-            "heldout_psnr": _number(fit.psnr), "heldout_log_p": _number(fit.log_p)}
-
-
-def _image_rows(fits, names, fold, nz):
-    columns = {f"{label}_{name}": getattr(fits[key], name)
-               for label, key in (("abp", ("ABP", nz)), ("pca", ("PCA", 2)), ("fa", ("FA", 2)))
-               for name in ("psnr", "log_p")}
-    rows = [{"image": name, "fold": i} | {key: _number(part[k]) for key, part in columns.items()}
-            for k, (name, i) in enumerate(zip(names, fold, strict=True))]
-    means = {key: _number(values) for key, values in columns.items()}
-    return [*rows, {"image": "mean", "fold": None} | means]

@@ -1,23 +1,22 @@
 """log p(I) of every image at the run's sigma and at the maximum-likelihood sigma, with checks."""
 import math
-from typing import NamedTuple
 
 import torch
 
 from evaluation.linear import bits_per_dim
-from evaluation.modes import Plane, find_modes, survey
-from evaluation.quadrature import Evidence, importance, log_evidence, ml_sigma
+from evaluation.modes import find_modes, survey
+from evaluation.quadrature import importance, log_evidence, ml_sigma
 from inference.posterior import Posterior, frozen, squared_distances
 
 BATCH = 64                     # points that go through the network together
 HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error estimate",
          "modes": "modes", "behind": "log density at the run's z below the best mode [nats]",
          "log_p_ml": "log p at ML σ [nats]", "error_ml": "error estimate",
-         "bits": "bits/dim at the run's σ", "bits_ml": "bits/dim at ML σ",
+         "bits_ml": "bits/dim at ML σ",
          "sampling_gap": "importance sampling − quadrature [nats]",
          "sampling_error": "its standard error"}
 FORMS = {"log_p": ".2f", "log_p_ml": ".2f", "error": ".1e", "error_ml": ".1e", "behind": ".2f",
-         "bits": ".3f", "bits_ml": ".3f", "sampling_gap": ".4f", "sampling_error": ".4f"}
+         "bits_ml": ".3f", "sampling_gap": ".4f", "sampling_error": ".4f"}
 
 
 class Joint:
@@ -91,18 +90,13 @@ class Joint:
         return torch.cat(parts, 1)
 
 
-class Likelihood(NamedTuple):
-    plane: Plane
-    at_run: Evidence               # at the run's sigma
-    sigma_ml: float                # the maximum-likelihood sigma
-    rows: list                     # one for each image
-
-
 def likelihood(joint, z, names, sigma):
-    """Estimate log p(I) of every image of a trained generator by quadrature -> Likelihood.
+    """Estimate log p(I) of every image of a trained generator by quadrature.
 
     z (n, 2) are the run's latents, where searches start too, and sigma is the run's. Importance
     sampling draws from the same modes: it checks the sums, not the search for modes.
+    Returns the Plane of the search, the Evidence at sigma, the maximum-likelihood sigma, and rows
+    of a table, one for each image.
     """
     plane, index = survey(joint), torch.arange(len(z))
     at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
@@ -115,12 +109,11 @@ def likelihood(joint, z, names, sigma):
         "log_p": at_run.log_p, "error": at_run.error,
         "modes": at_run.modes.image.bincount(minlength=len(z)), "behind": top - own,
         "log_p_ml": at_ml.log_p, "error_ml": at_ml.error,
-        "bits": bits_per_dim(at_run.log_p, joint.n_values),
         "bits_ml": bits_per_dim(at_ml.log_p, joint.n_values),
         "sampling_gap": estimate - at_run.log_p, "sampling_error": deviation}
-    rows = [{"image": name} | {key: values[i].item() for key, values in columns.items()}
-            for i, name in enumerate(names)]
-    return Likelihood(plane, at_run, sigma_ml, rows)
+    return plane, at_run, sigma_ml, [
+        {"image": name} | {key: values[i].item() for key, values in columns.items()}
+        for i, name in enumerate(names)]
 
 
 def mean_row(rows):

@@ -14,15 +14,15 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from inference.measures import mean_squared_error, psnr
+from inference.measures import psnr
 
 DIMENSIONS = (2, 4, 8, 16)
 # variance of rounding to multiples of 1/127.5. Without a minimum the density of a pixel that is the
 # same in all images (a white margin) has no bound
 LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
-HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
+HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]",
          "train_log_p": "log p [nats]", "train_bits": "bits/dim", "sigma": "σ"}
-FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f",
+FORMS = {"train_psnr": ".2f", "train_log_p": ".0f", "train_bits": ".3f",
          "sigma": ".4f"}
 
 
@@ -74,8 +74,6 @@ def bits_per_dim(log_p, n_values):
     return -log_p / (n_values * math.log(2)) + math.log2(127.5)
 
 
-# --------------------------------------------------------------------------------------------- fits
-
 def fit_pca(images, d):
     """Probabilistic PCA of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
 
@@ -116,12 +114,10 @@ def fit_all(images):
     return [fit(images, d) for fit in (fit_pca, fit_fa) for d in DIMENSIONS if d < len(images)]
 
 
-# ------------------------------------------------------------------------------------------ a table
-
 def rows(images):
     """Rows of a table, one for each model of fit_all: reconstruction and density.
 
-    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images;
+    images (n, 3, S, S) in [-1, 1]. PSNR [dB] and log p [nats] are means over the images;
     sigma is the std of the noise, for FA the root of the mean variance.
     """
     table = []
@@ -130,7 +126,6 @@ def rows(images):
         log_p = model.log_density(images).mean().item()
         table.append({
             "model": model.name, "d": model.d, "train_psnr": psnr(recon, images).mean().item(),
-            "train_mse": mean_squared_error(recon, images).mean().item(), "train_log_p": log_p,
-            "train_bits": bits_per_dim(log_p, images[0].numel()),
+            "train_log_p": log_p, "train_bits": bits_per_dim(log_p, images[0].numel()),
             "sigma": model.noise.mean().sqrt().item()})
     return table

@@ -137,8 +137,6 @@ def log_share(mixture, image, z):
     return torch.cat(shares)
 
 
-# ---------------------------------------------------------------------------------- descent
-
 @torch.no_grad()
 def refine(local, z, n_steps=20, tol=1e-4):
     """Descend U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
@@ -158,7 +156,8 @@ def refine(local, z, n_steps=20, tol=1e-4):
     energy, grad, metric = (values.clone() for values in local(index, z))
     damping = torch.ones_like(energy)
     for _ in range(n_steps):
-        far = _decrement(grad[index], metric[index]) >= tol                # false for nan: done
+        decrement = (grad[index] * _solve(metric[index], grad[index])).sum(1)
+        far = decrement >= tol                                             # false for nan: done
         index = index[far & (damping[index] < STALLED)]
         if not len(index):
             break
@@ -172,10 +171,6 @@ def refine(local, z, n_steps=20, tol=1e-4):
             old[kept] = value[falls]
         damping[index] *= torch.where(falls, 0.1, 5.0)
     return z, energy, grad, metric
-
-
-def _decrement(grad, metric):
-    return (grad * _solve(metric, grad)).sum(1)
 
 
 def _solve(metric, grad):

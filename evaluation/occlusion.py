@@ -24,7 +24,7 @@ FORMS = {"hidden": ".1f", "mae": ".2f", "relative": ".3f", "mae_mean": ".2f", "m
          "psnr": ".2f"}
 
 
-def run(config, images, names, folder, device="cpu", precision="fp32"):
+def run(config, images, names, folder, device, precision):
     """Train a warm start for each mask and measure what it recovers -> rows, one for each mask.
 
     The masks hide the paper's fractions .5, .7 and .9 of the pixels, and squares of S/4 and S/3.
@@ -42,13 +42,19 @@ def run(config, images, names, folder, device="cpu", precision="fp32"):
                  f"block:{round(side / 3)}"):
         masked = dataclasses.replace(config, mask=text, start="warm")
         model = ABP(masked, images, "warm", device, precision, names)
-        recovered = composite(mean_of_second_half(model), images, model.mask)
-        row = {"mask": text} | _measure(model, recovered)
-        rows.append(row)
-        print(f"{text}: mean error on hidden pixels {row['mae']:.1f} of 255, with the mean image "
-              f"{row['mae_mean']:.1f}, with the nearest pixel {row['mae_nearest']:.1f}", flush=True)
+        mask, recovered = model.mask, composite(mean_of_second_half(model), images, model.mask)
+        mae, mean, nearest = (hidden_error(filled, images, mask) for filled in (
+            recovered, fill_with_mean(images, mask), fill_with_nearest(images, mask)))
+        visible = reconstruction(model.net, model.z, images, config.mse_sigma, mask)
+        rows.append({"mask": text, "hidden": 100 * (1 - mask.mean().item()),
+                     "mae": mae["hidden_mae"], "relative": mae["hidden_relative"],
+                     "mae_mean": mean["hidden_mae"], "mae_nearest": nearest["hidden_mae"],
+                     "psnr": visible["psnr"]})
+        print("{mask}: mean error on hidden pixels {mae:.1f} of 255, with the mean image "
+              "{mae_mean:.1f}, with the nearest pixel {mae_nearest:.1f}".format(**rows[-1]),
+              flush=True)
         shown = torch.linspace(0, len(images) - 1, min(N_SHOWN, len(images))).round().long()
-        save_recon({"masked": hide(images, model.mask)[shown], "recovered": recovered[shown],
+        save_recon({"masked": hide(images, mask)[shown], "recovered": recovered[shown],
                     "original": images[shown]}, folder / f"occlusion_{text.replace(':', '_')}.png")
         write_tables(folder, "occlusion", rows, HEADS, FORMS)
     return rows
@@ -61,16 +67,6 @@ def mean_of_second_half(model):
         if row["epoch"] > skipped:
             total = total + generate(model.net, model.z)
     return total / (model.config.n_epochs - skipped)
-
-
-def _measure(model, recovered):
-    images, mask = model.images, model.mask
-    mae, mean, nearest = (hidden_error(filled, images, mask) for filled in (
-        recovered, fill_with_mean(images, mask), fill_with_nearest(images, mask)))
-    visible = reconstruction(model.net, model.z, images, model.config.mse_sigma, mask)
-    return {"hidden": 100 * (1 - mask.mean().item()), "mae": mae["hidden_mae"],
-            "relative": mae["hidden_relative"], "mae_mean": mean["hidden_mae"],
-            "mae_nearest": nearest["hidden_mae"], "psnr": visible["psnr"]}
 
 
 def composite(filling, images, mask):

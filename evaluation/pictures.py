@@ -96,19 +96,20 @@ def plot_maps(rows, folder):
 def plot_chains(rows, folder):
     """Traces of each sampler's chains over the posterior near the heaviest mode of each image.
 
-    rows  dicts with title, zoom (cells, cells), extent, paths {sampler: (steps, chains, 2)}
+    rows  dicts as of plot_maps, with paths {sampler: (steps, chains, 2)}
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(len(samplers) * 1.6, 1.35 * len(rows)), layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
+            mode = row["modes"][0]
             for ax, sampler in zip(line, samplers, strict=True):
-                shown = _map(ax, row["zoom"], row["extent"], Normalize(0, ZOOM_DEPTH))
+                shown = _map(ax, mode["zoom"], mode["extent"], Normalize(0, ZOOM_DEPTH))
                 for chain, colour in enumerate(CHAIN_COLOURS):
                     path = row["paths"][sampler][:, chain]
                     ax.plot(*path.T, color=colour, linewidth=0.35, alpha=0.9)
-                ax.set(xlim=row["extent"][:2], ylim=row["extent"][2:])
+                ax.set(xlim=mode["extent"][:2], ylim=mode["extent"][2:])
                 _panel_axes(ax)
             line[0].set_ylabel("$z_2$", labelpad=3)
             line[0].text(-0.5, 0.5, file_name(row["title"]), transform=line[0].transAxes,

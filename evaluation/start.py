@@ -25,11 +25,9 @@ CHAIN_FORMS = {"acceptance": ".2f", "step": ".3g", "ess": ".0f", "ess_per_1000_p
                "rhat": ".3f", "mean_gap": ".3f", "std_ratio": ".3f"}
 # of the summary, after those of metrics.json: (label, format)
 QUANTITIES = {
-    "visible": ("fraction of pixels that are visible", ".0%"),
     "ssim": ("SSIM", ".3f"),
     "samples_used": ("fraction of images that are nearest to a sample", ".0%"),
     "inside": ("fraction of images within the 95 % disk", ".0%"),
-    "in_panel": ("fraction of images within the panel", ".0%"),
     "ks": ("Kolmogorov-Smirnov distance of |z|² from χ²", ".3f"),
     "ks_p": ("p-value of that distance", ".2g"),
     "tears": ("tears: 95th percentile of steps over the median", ".1f"),
@@ -83,7 +81,6 @@ class Start:
         self.shown = torch.linspace(0, len(images) - 1, min(n_shown, len(images))).round().long()
         self.recon = generate(net, z.to(next(net.parameters()).device))
         self.summary = {}                                  # {key of QUANTITIES: value}
-        self._sum_up(visible=None if mask is None else mask.mean().item())
 
     def _tables(self, name, rows, heads=None, forms=None):
         write_tables(self.folder, name, rows, heads, forms)
@@ -107,25 +104,25 @@ class Start:
 
     def likelihood(self):
         self.joint = Joint(self.net, self.images, self.config.prior_sigma, self.search, self.mask)
-        self.found = likelihood.likelihood(self.joint, self.z, self.names, self.config.mse_sigma)
-        images, mean = self.found.rows, likelihood.mean_row(self.found.rows)
+        self.grid, self.found, sigma_ml, images = likelihood.likelihood(
+            self.joint, self.z, self.names, self.config.mse_sigma)
+        mean = likelihood.mean_row(images)
         self._tables("likelihood", [*images, mean], likelihood.HEADS, likelihood.FORMS)
         within = [abs(row["sampling_gap"]) <= 2 * row["sampling_error"] for row in images]
         self._sum_up(
-            ml_sigma=self.found.sigma_ml, log_p=mean["log_p"], log_p_ml=mean["log_p_ml"],
+            ml_sigma=sigma_ml, log_p=mean["log_p"], log_p_ml=mean["log_p_ml"],
             log_p_error=max(mean["error"], mean["error_ml"]), bits_ml=mean["bits_ml"],
             sampling_agrees=sum(within) / len(within),
             several_modes=sum(row["modes"] > 1 for row in images) / len(images))
 
     def chains(self):
         """Chains of the run's sampler for all images, of every sampler for the shown images."""
-        config, sigma, found = self.config, self.config.mse_sigma, self.found.at_run
+        config, sigma, found = self.config, self.config.mse_sigma, self.found
         everything, n_adapt = torch.arange(len(self.images)), self.n_steps // 2
-        floor = chains.floors(self.joint, found, sigma)
         starts = chains.dispersed_starts(self.joint, everything, sigma, self.z, config.seed)
         run = chains.sample(self.joint, everything, sigma, config.chosen_sampler, starts, n_adapt,
                             self.n_steps, config.langevin_step_size)
-        rows = chains.diagnose(run, found, everything, self.names, floor)
+        rows = chains.diagnose(run, self.joint, found, sigma, everything, self.names)
         self._tables("chains", rows, CHAIN_HEADS, CHAIN_FORMS)
         column = {key: torch.tensor([float(row[key]) for row in rows]) for key in CHAIN_HEADS}
         self._sum_up(
@@ -139,7 +136,7 @@ class Start:
         for name in chains.SAMPLERS:
             runs[name] = chains.sample(self.joint, self.shown, sigma, name, starts, n_adapt,
                                        self.n_steps)
-            rows = chains.diagnose(runs[name], found, self.shown, self.names, floor[self.shown])
+            rows = chains.diagnose(runs[name], self.joint, found, sigma, self.shown, self.names)
             table += [{"sampler": name} | row for row in rows]
             mean = likelihood.mean_row(rows)
             means.append({"sampler": name} | {key: mean[key] for key in list(CHAIN_HEADS)[:-2]})
@@ -148,10 +145,10 @@ class Start:
         self._draw_posteriors(runs)
 
     def _draw_posteriors(self, runs):
-        sigma, grid, maps, traces = self.config.mse_sigma, self.found.plane, [], []
+        sigma, grid, maps = self.config.mse_sigma, self.grid, []
         reach = grid.z.max().item() + grid.area**0.5 / 2
         for k, i in enumerate(self.shown.tolist()):
-            modes = self.found.at_run.modes.of(i)
+            modes = self.found.modes.of(i)
             share = (modes.log_mass - modes.log_mass.logsumexp(0)).exp()
             drawn = share.argsort(descending=True)[:MOST_ZOOMS]
             zooms = [self._zoom(i, modes.z[m], modes.factor[m])
@@ -159,14 +156,13 @@ class Start:
                      for m in drawn.tolist() if share[m] >= SHARE]
             index = torch.full((len(grid.z),), i)
             values = self.joint.log_joint(grid.squared_error[i], index, grid.z, sigma)
-            common = {"title": self.names[i]}
-            maps.append(common | {"image": self.images[i], "reach": reach, "z": self.z[i].tolist(),
-                                  "plane": values.view(grid.cells, grid.cells).T, "modes": zooms})
-            paths = {name: run.draws[:, :, k].numpy() for name, run in runs.items()}
-            traces.append(common | {"zoom": zooms[0]["zoom"], "extent": zooms[0]["extent"],
-                                    "paths": paths})
+            maps.append({
+                "title": self.names[i], "image": self.images[i], "reach": reach,
+                "z": self.z[i].tolist(), "plane": values.view(grid.cells, grid.cells).T,
+                "modes": zooms,
+                "paths": {name: run.draws[:, :, k].numpy() for name, run in runs.items()}})
         pictures.plot_maps(maps, self.folder)
-        pictures.plot_chains(traces, self.folder)
+        pictures.plot_chains(maps, self.folder)
 
     def _zoom(self, i, centre, factor):
         """log p(z, I_i) on a fine grid around a mode, rows from the lowest z_2."""
@@ -180,9 +176,9 @@ class Start:
     def plane(self):
         """The latent plane: the images' latents, and where the generator tears."""
         sigma = self.config.prior_sigma
-        rows, occupancy = plane.latents(self.z, self.names, sigma)
+        rows, inside = plane.latents(self.z, self.names, sigma)
         self._tables("latents", rows, {"z_square": "|z|²"})
-        self._sum_up(**occupancy, tears=plane.tears(self.net, sigma)["ratio"])
+        self._sum_up(**inside, tears=plane.tears(self.net, sigma)["ratio"])
         reach, d = STRETCH_REACH * sigma, panel_range(self.z, sigma)
         area = plane.stretch(self.net, reach, STRETCH_CELLS)
         pictures.plot_plane(self.z.numpy(), area, reach, d, sigma, self.folder)
