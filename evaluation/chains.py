@@ -49,12 +49,7 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     posterior = joint.posterior(index.repeat(len(starts)), sigma)
     density = posterior.local if wants_metric else posterior.energy
     z = starts.flatten(0, 1).to(joint.device)
-    draws, energy = [], []
-
-    def record(k, state, u, probability):
-        draws.append(state)
-        energy.append(u)
-
+    trace = []
     if fixed_step:
         step, target = fixed_step, None
     elif wants_metric:
@@ -62,10 +57,12 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     else:                              # a third of the posterior's narrowest width at the start
         step = 0.3 * torch.linalg.eigvalsh(posterior.local(z)[2])[:, -1].rsqrt()
     adapted = sampler(density, z, n_adapt, step, target)
-    chains = sampler(density, adapted.z, n_steps, adapted.step, callback=record)
-    draws = torch.stack(draws).unflatten(1, starts.shape[:2]).cpu()
-    energy, acceptance, step = (values.unflatten(-1, starts.shape[:2]).cpu() for values in (
-        torch.stack(energy), chains.acceptance, chains.step))
+    chains = sampler(density, adapted.z, n_steps, adapted.step,
+                     callback=lambda k, state, u, probability: trace.append((state, u)))
+    draws, energy = (torch.stack(values).unflatten(1, starts.shape[:2]).cpu()
+                     for values in zip(*trace, strict=True))
+    acceptance, step = (values.unflatten(0, starts.shape[:2]).cpu()
+                        for values in (chains.acceptance, chains.step))
     return Run(draws, energy, acceptance, step, chains.passes // (n_steps + 1))
 
 

@@ -20,8 +20,7 @@ N_SHOWN = 8                # images in a picture, evenly spaced
 HEADS = {"hidden": "hidden [%]", "mae": "ABP: error", "relative": "ABP: relative error",
          "mae_mean": "mean image: error", "mae_nearest": "nearest pixel: error",
          "psnr": "PSNR, visible [dB]"}
-FORMS = {"hidden": ".1f", "mae": ".2f", "relative": ".3f", "mae_mean": ".2f", "mae_nearest": ".2f",
-         "psnr": ".2f"}
+FORMS = dict.fromkeys(HEADS, ".2f") | {"hidden": ".1f", "relative": ".3f"}
 
 
 def run(config, images, names, folder, device, precision):

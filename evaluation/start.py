@@ -178,7 +178,7 @@ class Start:
         sigma = self.config.prior_sigma
         rows, inside = plane.latents(self.z, self.names, sigma)
         self._tables("latents", rows, {"z_square": "|z|²"})
-        self._sum_up(**inside, tears=plane.tears(self.net, sigma)["ratio"])
+        self._sum_up(**inside, tears=plane.tears(self.net, sigma))
         reach, d = STRETCH_REACH * sigma, panel_range(self.z, sigma)
         area = plane.stretch(self.net, reach, STRETCH_CELLS)
         pictures.plot_plane(self.z.numpy(), area, reach, d, sigma, self.folder)

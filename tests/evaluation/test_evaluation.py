@@ -52,7 +52,7 @@ def metrics(folder, start="warm"):
     return json.loads((folder / start / "metrics.json").read_text())
 
 
-def test_evaluation_of_a_run(run, capsys, monkeypatch):
+def test_evaluation_of_a_run(run, monkeypatch):
     opened, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **k: opened.append(a[0]) or load(*a, **k))
     assert __main__.main([str(run), *QUICK, "--device", "cpu"]) == 0
@@ -73,12 +73,10 @@ def test_evaluation_of_a_run(run, capsys, monkeypatch):
     nearest = [float(row["psnr"]) for row in read_csv(out / "warm" / "nearest.csv")]
     mean = sum(nearest) / len(nearest)
     assert mean == pytest.approx(metrics(run)["sample_nearest_psnr"], abs=1e-3)
-    assert float(found["ML estimate of σ"]["cold start"]) > 0
     linear = read_csv(out / "linear.csv")
     assert [row["model"] for row in linear[:3]] == ["ABP, warm start", "ABP, cold start", "PCA"]
     assert float(linear[0]["train_log_p"]) == pytest.approx(
         float(found["log p at ML σ, mean [nats]"]["warm start"]))
-    assert "warm: likelihood" in capsys.readouterr().out
 
 
 def test_masked_run_is_measured_on_visible_pixels(train, capsys):
@@ -173,11 +171,11 @@ def linear_net():
 
 
 class Bent(LinearNet):
-    """Steep where z_2 > 0, with a jump at z_1 = 0."""
+    """Steep where z_2 > 0, with jumps at multiples of 1/6 of z_1."""
 
     def forward(self, z):
         steep = z + z[:, 1:].clamp(min=0).square() * torch.tensor([0.0, 0.5])
-        return super().forward(steep) + 5 * (z[:, :1] > 0).float().view(-1, 1, 1, 1)
+        return super().forward(steep) + 5 * (6 * z[:, :1]).floor().view(-1, 1, 1, 1)
 
 
 def test_stretch_of_the_plane(linear_net):
@@ -190,9 +188,9 @@ def test_stretch_of_the_plane(linear_net):
 
 def test_tears_are_steps_of_the_generator(linear_net):
     calm, torn = plane.tears(linear_net, 1.0), plane.tears(Bent(linear_net.code), 1.0)
-    assert calm["ratio"] < 2 and torn["greatest"] > 20 * calm["greatest"]
+    assert calm < 2 and torn > 20 * calm
     linear_net.code.weight.data.zero_()                     # a constant generator
-    assert plane.tears(linear_net, 1.0)["ratio"] is None
+    assert plane.tears(linear_net, 1.0) is None
     assert torch.isfinite(plane.stretch(linear_net, 2.0, 6)).all()
 
 

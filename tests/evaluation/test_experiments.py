@@ -20,8 +20,6 @@ QUICK = SMALL | {"n_epochs": 3}
 NAMES = [f"face_{i}.png" for i in range(6)]
 
 
-# ---- modes
-
 def valley(index, z):
     """Rosenbrock's valley as least squares, (1 - a)^2 / 2 + 100 (b - a^2)^2 / 2."""
     a, b = z.T
@@ -125,7 +123,6 @@ def test_held_out_images_are_measured_by_models_without_them(images, tmp_path):
         mean = torch.cat([part[row["model"], row["d"]].psnr for part in parts]).mean().item()
         assert row["heldout_psnr"] == pytest.approx(mean)
     assert rows[1]["train_psnr"] > rows[1]["heldout_psnr"] and rows[3]["train_psnr"] is None
-    assert len(read_csv(tmp_path / "holdout_summary.csv")) == 4
     with Image.open(tmp_path / "holdout.png") as picture:
         assert picture.height == 3 * (16 + 2) - 2                      # held out, ABP, PCA
 

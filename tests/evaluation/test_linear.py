@@ -70,7 +70,6 @@ def test_pca_reconstructs_by_orthogonal_projection():
     assert (residual @ model.encoder.T).abs().max() < 1e-12
     assert residual.square().sum().item() == pytest.approx(
         torch.linalg.svdvals(flat)[4:].square().sum().item())
-    assert torch.allclose(model.reconstruct(model.reconstruct(images)), model.reconstruct(images))
 
 
 def test_factor_analysis_is_a_maximum_and_reconstructs_by_the_posterior_mean():
@@ -97,7 +96,6 @@ def test_constant_pixels_keep_the_density_finite(fit):
 def test_rows_of_the_table(images):
     rows = linear.rows(images[:5])
     assert [(r["model"], r["d"]) for r in rows] == [("PCA", 2), ("PCA", 4), ("FA", 2), ("FA", 4)]
-    assert list(rows[0]) == list(linear.HEADS) and set(linear.FORMS) < set(linear.HEADS)
     model, row = linear.fit_pca(images[:5], 2), rows[0]
     recon = model.reconstruct(images[:5])
     assert row["train_psnr"] == pytest.approx(psnr(recon, images[:5]).mean().item())
