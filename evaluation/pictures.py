@@ -12,7 +12,7 @@ from utils import COLUMN, LINES, SMALL, STYLE, save_figure, to_pixels
 N_NEAREST = 24                 # random samples that are shown, each with the nearest image
 DEPTH = 3000.0                 # range of the colours of the plane, nats, logarithmic
 ZOOM_DEPTH = 12.0              # of a zoom on a mode, linear
-BELOW = r"$\max_z \log p(z|I) - \log p(z|I)$ [nats]"
+BELOW = r"$-\Delta \log p(z|I)$ [nats]"                   # from its greatest value
 LATENT = {"marker": "x", "color": "#d55e00", "markersize": 4, "linestyle": "none",
           "label": "the run's $z$"}
 # file names as in the report's \texttt: cmr10 has other glyphs for _ and |
@@ -38,6 +38,7 @@ def file_name(name):
 def _panel_axes(ax):
     ax.tick_params(length=2, pad=1)
     ax.locator_params(nbins=3)
+    ax.set_box_aspect(1)
     for spine in ax.spines.values():
         spine.set_visible(True)
 
@@ -56,7 +57,7 @@ def plot_maps(rows, folder):
     """
     zooms = max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.35 * len(rows)), layout="constrained")
+        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.45 * len(rows) + 0.4), layout="constrained")
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
@@ -100,7 +101,7 @@ def plot_chains(rows, folder):
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(len(samplers) * 1.6, 1.35 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(len(samplers) * 1.45 + 0.8, 1.45 * len(rows) + 0.4), layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             mode = row["modes"][0]
@@ -118,7 +119,8 @@ def plot_chains(rows, folder):
             ax.set_title(NAMES[sampler], pad=3)
         for ax in axes[-1]:
             ax.set_xlabel("$z_1$")
-        fig.colorbar(shown, ax=axes, aspect=40, pad=0.01, label=f"{BELOW}; a colour per chain")
+        fig.colorbar(shown, ax=axes, aspect=40, pad=0.01, label=BELOW)
+        fig.supxlabel("lines: chains, one colour each", fontsize=SMALL)
         _save(fig, folder, "chains")
 
 
