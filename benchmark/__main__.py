@@ -1,11 +1,11 @@
-"""Speed, exactness and scaling on your machine; --parts names some of
+"""Speed, exactness and scaling on your machine: python -m benchmark [--parts speed,scaling]
 
     speed      Langevin and learning steps, against the loop of public solutions
     training   passes and seconds to a PSNR for each sampler
-    exactness  moments of chains at a trained generator, against a fine grid of the posterior
+    exactness  moments of chains at a trained generator, against quadrature
     scaling    seconds and memory with the number and the size of the images
 
-What is compared takes turns: compare within one run. A pass is one image through the network:
+Cases of a part take turns: compare within one run. A pass is one image through the network:
 forward, backward to its latent, or backward to the weights.
 """
 import sys
@@ -27,7 +27,7 @@ PARTS = ("speed", "training", "exactness", "scaling")
 
 @dataclass(frozen=True)
 class Options:
-    parts: str = option(",".join(PARTS), "what to measure")
+    parts: str = option(",".join(PARTS), "parts to measure, separated by commas")
     data: str = option("", "folder of images; none: the drawn faces in data/drawn")
     img_size: int = option(Config.img_size, "side of the images in pixels", 16, 512)
     n_epochs: int = option(Config.n_epochs, "epochs in training and exactness", 2, 10**5)
@@ -59,8 +59,7 @@ def measure(options, given=frozenset()):
             model = ABP(Config(img_size=options.img_size, n_epochs=options.n_epochs), images,
                         "warm", *machine)
             list(model)
-        x = images.to(device, memory_format=torch.channels_last)
-        report(folder, "exactness", exactness.compare(model.posterior(x), model.z))
+        report(folder, "exactness", exactness.compare(model))
     if "scaling" in parts:
         report(folder, "scaling", scaling.measure(*machine))
 

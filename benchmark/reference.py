@@ -1,6 +1,6 @@
-"""The loop of public solutions of the course, without their usual mistakes in Eq. 6.
+"""The loop of public solutions of the course, with Eq. 6 as in the handout.
 
-Float32; per epoch 120 Langevin steps with one gradient each, then one Adam step.
+Float32; an epoch is 120 Langevin steps with one gradient each, then one Adam step.
 """
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""How seconds and memory of an epoch grow with the number and the size of the images."""
+"""Seconds and memory of an epoch for several numbers and sizes of images."""
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +27,14 @@ def measure(device, precision):
 
 
 def epoch(n, side, device, precision):
-    """Print the seconds of an epoch (of two, after a first) and the peak memory in MB.
+    """Print the seconds of the faster of epochs 2 and 3 and the peak memory [MB].
 
-    The memory is that of the GPU or of this process (Linux).
+    Memory is that of the GPU, or of this process (Linux).
     """
     images = torch.rand(n, 3, side, side) * 2 - 1
     model = ABP(Config(img_size=side, n_epochs=3), images, "warm", device, precision)
     seconds = min([row["seconds"] for row in model][1:])
-    if device == "cpu":                # VmHWM: what getrusage reports is inherited from the parent
+    if device == "cpu":                # VmHWM: getrusage's value is inherited from the parent
         peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     else:
         peak = torch.cuda.max_memory_allocated(device)

@@ -16,7 +16,7 @@ THRESHOLDS = (20, 23, 26, 29)                       # PSNR in dB
 
 
 def median_seconds(functions, device="cpu"):
-    """Median seconds of functions that take turns, after a round that warms up: {name: seconds}."""
+    """Median seconds of functions that take turns, without the first round: {name: seconds}."""
     taken = {name: [] for name in functions}
     for _ in range(ROUNDS + 1):
         for name, function in functions.items():
@@ -37,8 +37,8 @@ def forward_flops(net, z):
 def steps(images, device, precision):
     """Rows of a table: steps of this program and of the public loop, with its network and ours.
 
-    A step is for all images. An inference step is one evaluation of the energy and its derivatives;
-    a chain of 4 steps makes 5 of them.
+    A step is of all images. An inference step is one evaluation of the energy and its derivatives;
+    a chain of 4 steps makes 5.
     """
     config, z = Config(img_size=images.shape[2]), torch.randn(len(images), 2, device=device)
     model, index = ABP(config, images, "warm", device, precision), torch.arange(len(images))
@@ -46,7 +46,7 @@ def steps(images, device, precision):
     ours = GenNet(config.nz, config.img_size, config.hidden, config.width)
     public, same = Reference(images, public_net(config.img_size), z), Reference(images, ours, z)
     large, small = forward_flops(public.net, z), forward_flops(same.net, z)
-    cases = {                                       # function, steps that it makes, FLOPs of a step
+    cases = {                                       # function, its number of steps, FLOPs of a step
         ("infer", "public loop"): (public.langevin_step, 1, 2 * large),
         ("infer", "public loop, our network"): (same.langevin_step, 1, 2 * small),
         ("infer", "langevin"): (lambda: langevin(posterior.energy, z, 4, 0.01), 5, 2 * small),

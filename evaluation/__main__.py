@@ -4,7 +4,7 @@ Writes RUN/evaluation/: a folder for each start (warm, cold) with figures (PNG a
 (CSV, Markdown, LaTeX), and summary.* with the starts side by side. RUN is a run folder such as
 output/001; by default the newest finished one in output/.
 
-    python -m evaluation output/001             likelihood, posteriors, chains, plane, baselines
+    python -m evaluation [output/001]           likelihood, posteriors, chains, plane, baselines
     python -m evaluation holdout output/001     train without some images, test on them
     python -m evaluation occlusion output/001   train on images with hidden pixels
     python -m evaluation warm_cold output/001   several seeds of both starts, equal network passes
@@ -17,7 +17,6 @@ from pathlib import Path
 
 from abp import load_run
 from evaluation import factors, holdout, linear, occlusion, warm_cold
-from evaluation.likelihood import mean_row
 from evaluation.start import QUANTITIES, Start
 from inference.masks import fingerprint, make_mask
 from runs import manuscript, recorder
@@ -29,7 +28,6 @@ from runs.tables import write_tables
 from utils import load_img_tensors
 
 STARTS = ("warm", "cold")
-LEFT_OUT = "PCA, FA: left out, they need whole images"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class RunConfig:
     """Options of every command."""
     run: str = option("", "run folder, such as output/001; none: the newest finished in output/",
                       positional=True)
-    data: str = option("", "folder of the run's images, if it has moved")
+    data: str = option("", "folder of the run's images, if it was moved")
     device: str = option("auto", "where to compute: cpu, cuda, cuda:K, or auto for a GPU if any")
 
     def __post_init__(self):
@@ -47,7 +45,7 @@ class RunConfig:
 @dataclass(frozen=True)
 class EvaluateConfig(RunConfig):
     n_steps: int = option(60, "steps of each chain, after half as many of adaptation", 20, 10**5)
-    n_shown: int = option(4, "images whose posteriors are drawn", 1, 24)
+    n_shown: int = option(4, "images with posterior maps and chains of every sampler", 1, 24)
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,12 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class HoldoutConfig(TrainConfig):
-    folds: int = option(4, "parts of the images, each of which is held out once", 2, 1000)
+    folds: int = option(4, "parts of the images; each is held out once", 2, 1000)
 
 
 @dataclass(frozen=True)
 class WarmColdConfig(TrainConfig):
-    seeds: int = option(3, "seeds of each start, from that of the run on", 1, 100)
+    seeds: int = option(3, "number of seeds of each start, from the run's seed on", 1, 100)
 
 
 def newest_run(parent):
@@ -76,7 +74,7 @@ def newest_run(parent):
 
 
 class OpenRun:
-    """A finished run: its images and trained starts, with the networks on the chosen device.
+    """A finished run: its images and trained starts, networks on the chosen device.
 
     Raises UserError if the folder is no run, unfinished, damaged or of another version, or if its
     images have changed.
@@ -112,7 +110,7 @@ class OpenRun:
 
 
 def train_anew(experiment, *names):
-    """A command that runs `experiment` with the run's options and the given options by name."""
+    """A command that runs `experiment` with the run's config and the command's options `names`."""
     def command(options, given):
         run = OpenRun(options)
         config = dataclasses.replace(run.config, n_epochs=options.n_epochs or run.config.n_epochs)
@@ -124,19 +122,20 @@ def train_anew(experiment, *names):
 
 
 def evaluate(options, given):
-    """Everything that needs no training: each start, and then the starts side by side."""
+    """Evaluate each start, then write the tables of both."""
     run, done = OpenRun(options), {}
-    config, plane = run.config, run.config.nz == 2
+    config = run.config
     if run.mask is not None:
-        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM is left out")
-    if not plane:
-        print(f"nz is {config.nz}: likelihood, posteriors and the plane need nz = 2, left out")
+        print(f"--mask {config.mask}: MSE, PSNR and log p are of visible pixels; SSIM, PCA and FA, "
+              "which need whole images, are left out")
+    if config.nz != 2:
+        print(f"nz is {config.nz}: likelihood, posteriors and the plane are left out, they need 2")
     for start, (_, net, z) in run.starts.items():
         (run.out / start).mkdir(exist_ok=True)
         one = Start(config, net, z, run.images, run.names, run.out / start, DTYPES[run.precision],
                     run.mask, options.n_steps, options.n_shown)
-        parts = [one.reconstruction, one.samples]
-        for part in [*parts, one.plane, one.likelihood, one.chains] if plane else parts:
+        parts = [one.reconstruction, one.samples, one.plane, one.likelihood, one.chains]
+        for part in parts if config.nz == 2 else parts[:2]:
             began = time.perf_counter()
             part()
             print(f"{start}: {part.__name__}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -149,7 +148,7 @@ def evaluate(options, given):
 
 
 def write_summary(out, metrics, starts):
-    """summary.*: quantities in rows, starts in columns; first the numbers of metrics.json."""
+    """summary.*: quantities in rows, starts in columns; those of metrics.json first."""
     values = {start: metrics[start] | one.summary for start, one in starts.items()}
     known = METRICS | HIDDEN_METRICS | QUANTITIES
     keys = [key for key in known if any(key in row for row in values.values())]
@@ -159,34 +158,27 @@ def write_summary(out, metrics, starts):
 
 
 def write_linear(run, starts):
-    """linear.*: the linear models that ABP generalises, and ABP beside them.
-
-    Of a run with a mask only ABP: its numbers are of visible pixels, theirs of whole images.
-    """
+    """linear.*: ABP, PCA and FA; with a mask only ABP, since the others need whole images."""
     rows, label = [], "" if run.mask is None else ", visible pixels"
     for start, one in starts.items():
         row = {"model": f"ABP, {start} start{label}", "d": run.config.nz,
-               "train_psnr": run.metrics[start]["psnr"], "train_mse": run.metrics[start]["mse"]}
-        if run.config.nz == 2:
-            mean = mean_row(one.found.rows)
-            row |= {"train_log_p": mean["log_p_ml"], "train_bits": mean["bits_ml"],
-                    "sigma": one.found.sigma_ml}
+               "train_psnr": run.metrics[start]["psnr"]}
+        for key, name in (("train_log_p", "log_p_ml"), ("train_bits", "bits_ml"),
+                          ("sigma", "ml_sigma")):
+            row[key] = one.summary.get(name)
         rows.append(row)
-    if run.mask is not None:
-        print(LEFT_OUT)
-    rows += linear.rows(run.images) if run.mask is None else [{"model": LEFT_OUT}]
+    if run.mask is None:
+        rows += linear.rows(run.images)
     rows = [dict.fromkeys(linear.HEADS) | row for row in rows]
     write_tables(run.out, "linear", rows, linear.HEADS, linear.FORMS)
 
 
 def write_factors(run):
-    """factors.* of images whose factors are known."""
-    known, table = factors.read(run.data, run.names), []
-    if known is None:
-        return
-    for start, (_, _, z) in run.starts.items():
-        table += [{"start": start} | row for row in factors.rows(z, known)]
-    write_tables(run.out, "factors", table, factors.HEADS, factors.FORMS)
+    """factors.*, for images with known factors."""
+    if known := factors.read(run.data, run.names):
+        table = [{"start": start} | row for start, (_, _, z) in run.starts.items()
+                 for row in factors.rows(z, known)]
+        write_tables(run.out, "factors", table, factors.HEADS, factors.FORMS)
 
 
 COMMANDS = {"": (EvaluateConfig, evaluate),

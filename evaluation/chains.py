@@ -1,8 +1,9 @@
-"""Chains of each sampler at a trained generator: do they mix, and do they find the modes?"""
+"""Chains of each sampler at a trained generator: mixing, and moments against quadrature's."""
 import math
 from typing import NamedTuple
 
 import torch
+from arviz_stats.base import array_stats
 
 from inference import samplers
 from inference.posterior import sample_gaussian_prior
@@ -13,22 +14,22 @@ SAMPLERS = samplers.SAMPLERS | {"rw_mh": rw_mh}
 TARGETS = samplers.TARGETS | {"rw_mh": TARGET_WALK}
 N_CHAINS = 4                   # for each image
 N_DRAWS = 96                   # of the prior, from which a chain is started
-STUCK = 10.0  # nats above the best mode at which a chain counts as stuck; 1 is expected
+STUCK = 10.0                   # nats above the best mode: a stuck chain; 1 is expected
 
 
 class Run(NamedTuple):
-    """N_CHAINS chains for each of m images, on the CPU."""
-    draws: torch.Tensor        # (steps, N_CHAINS, m, 2), after adaptation
-    energy: torch.Tensor       # (steps, N_CHAINS, m), U of the draws
-    acceptance: torch.Tensor   # (N_CHAINS, m)
-    step: torch.Tensor         # (N_CHAINS, m)
-    passes: int                # network passes a step
+    """Several chains for each of m images, on the CPU."""
+    draws: torch.Tensor        # (steps, chains, m, 2), after adaptation
+    energy: torch.Tensor       # (steps, chains, m), U of the draws
+    acceptance: torch.Tensor   # (chains, m)
+    step: torch.Tensor         # (chains, m)
+    passes: int                # network passes per step
 
 
 def dispersed_starts(joint, index, sigma, z, seed):
-    """Where chains start: at z (m, 2), and as cold chains do -> (N_CHAINS, m, 2) in all.
+    """Starts of chains (N_CHAINS, m, 2): z (m, 2), and draws of the prior as for cold chains.
 
-    Sets torch's global seed, from which the choice among draws and all later steps are drawn.
+    Sets torch's global seed.
     """
     set_seed(seed)
     posterior = joint.posterior(index, sigma)
@@ -40,20 +41,15 @@ def dispersed_starts(joint, index, sigma, z, seed):
 
 
 def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
-    """Chains of a sampler for the images index (m,), from starts (N_CHAINS, m, 2) -> Run.
+    """Chains of a sampler for the images index (m,), from starts (chains, m, 2) -> Run.
 
-    fixed_step  a step size for all, in units of z; 0: adapted in n_adapt steps that are not counted
+    fixed_step  step size, in units of z; 0: adapted in the n_adapt steps before the counted ones
     """
     sampler, target, wants_metric = SAMPLERS[name], TARGETS[name], name == "smmala"
-    posterior = joint.posterior(index.repeat(N_CHAINS), sigma)
+    posterior = joint.posterior(index.repeat(len(starts)), sigma)
     density = posterior.local if wants_metric else posterior.energy
     z = starts.flatten(0, 1).to(joint.device)
-    draws, energy = [], []
-
-    def record(k, state, u, probability):
-        draws.append(state)
-        energy.append(u)
-
+    trace = []
     if fixed_step:
         step, target = fixed_step, None
     elif wants_metric:
@@ -61,28 +57,21 @@ def sample(joint, index, sigma, name, starts, n_adapt, n_steps, fixed_step=0.0):
     else:                              # a third of the posterior's narrowest width at the start
         step = 0.3 * torch.linalg.eigvalsh(posterior.local(z)[2])[:, -1].rsqrt()
     adapted = sampler(density, z, n_adapt, step, target)
-    chains = sampler(density, adapted.z, n_steps, adapted.step, callback=record)
-    draws = torch.stack(draws).unflatten(1, (N_CHAINS, -1)).cpu()
-    energy, acceptance, step = (values.unflatten(-1, (N_CHAINS, -1)).cpu() for values in (
-        torch.stack(energy), chains.acceptance, chains.step))
+    chains = sampler(density, adapted.z, n_steps, adapted.step,
+                     callback=lambda k, state, u, probability: trace.append((state, u)))
+    draws, energy = (torch.stack(values).unflatten(1, starts.shape[:2]).cpu()
+                     for values in zip(*trace, strict=True))
+    acceptance, step = (values.unflatten(0, starts.shape[:2]).cpu()
+                        for values in (chains.acceptance, chains.step))
     return Run(draws, energy, acceptance, step, chains.passes // (n_steps + 1))
 
-
-def floors(joint, evidence, sigma):
-    """U at the heaviest mode of every image, in the precision of the chains: (n,)."""
-    best = evidence.modes.z[evidence.modes.heaviest()].float().to(joint.device)
-    with torch.no_grad():
-        return joint.posterior(torch.arange(len(best)), sigma).energy(best).double().cpu()
-
-
-# -------------------------------------------------------------------------------------- diagnostics
 
 def bulk_ess(draws):
     """Bulk effective sample size (Vehtari et al. 2021), least of the d coordinates.
 
     draws (steps, chains, n, d) -> (n,); 0 if no chain moved.
     """
-    ess = _array_stats().ess(_for_arviz(draws), chain_axis=0, draw_axis=1, method="bulk")
+    ess = array_stats.ess(draws.double().numpy(), chain_axis=1, draw_axis=0, method="bulk")
     moved = (draws != draws[0]).any(0).any(0).any(1)
     return torch.where(moved, torch.as_tensor(ess).min(1).values, 0)
 
@@ -92,48 +81,30 @@ def rank_rhat(draws):
 
     draws (steps, chains, n, d) -> (n,); inf if no chain moved.
     """
-    rhat = _array_stats().rhat(_for_arviz(draws), chain_axis=0, draw_axis=1, method="rank")
+    rhat = array_stats.rhat(draws.double().numpy(), chain_axis=1, draw_axis=0, method="rank")
     return torch.nan_to_num(torch.as_tensor(rhat).max(1).values, nan=math.inf)
 
 
-def _for_arviz(draws):
-    return draws.movedim(0, 1).double().numpy()
+def diagnose(run, joint, evidence, sigma, index, names):
+    """One row for each image index (m,): acceptance, effective samples, R-hat, moments.
 
-
-def _array_stats():
-    from arviz_stats.base import array_stats  # half a second
-
-    return array_stats
-
-
-def moments(draws):
-    """Mean (n, d) and covariance (n, d, d) of draws (steps, chains, n, d), in float64."""
-    flat = draws.flatten(0, 1).double()
-    centred = flat - flat.mean(0)
-    return flat.mean(0), torch.einsum("sna,snb->nab", centred, centred) / len(flat)
-
-
-def moment_gaps(mean, covariance, other_mean, other_covariance):
-    """|mean - other| in stds of `covariance` and the ratio of stds, worst coordinate: (n,)."""
-    std = covariance.diagonal(dim1=1, dim2=2).sqrt()
-    ratio = other_covariance.diagonal(dim1=1, dim2=2).sqrt() / std
-    worst = ratio.log().abs().argmax(1, keepdim=True)
-    return ((mean - other_mean) / std).abs().max(1).values, ratio.gather(1, worst).squeeze(1)
-
-
-def diagnose(run, evidence, index, names, floor):
-    """One row for each image: acceptance, effective samples, R-hat, moments against quadrature's.
-
-    floor (m,) is U at the best mode of each image, mode_1 and mode_2 its place. A chain is stuck
-    if its mean U is STUCK above; it is best restarted at the mode.
+    mean_gap, in posterior stds, and std_ratio compare with quadrature's moments, in the worst
+    coordinate. mode_1 and mode_2 are the best mode. A chain is stuck if its mean U is STUCK above
+    that mode.
     """
-    mean, covariance = moments(run.draws)
+    flat = run.draws.flatten(0, 1).double()                                           # (s, m, 2)
+    exact = evidence.covariance[index].diagonal(dim1=1, dim2=2).sqrt()
+    gap = ((evidence.mean[index] - flat.mean(0)) / exact).abs().max(1).values
+    ratio = flat.std(0, correction=0) / exact
+    worst = ratio.log().abs().argmax(1, keepdim=True)
     best = evidence.modes.z[evidence.modes.heaviest()][index]
-    gap, ratio = moment_gaps(evidence.mean[index], evidence.covariance[index], mean, covariance)
-    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (N_CHAINS, m)
+    with torch.no_grad():
+        floor = joint.posterior(index, sigma).energy(best.float().to(joint.device)).double().cpu()
+    ess, excess = bulk_ess(run.draws), run.energy.double().mean(0) - floor  # (chains, m)
     columns = {"acceptance": run.acceptance.mean(0), "step": run.step.mean(0), "ess": ess,
-               "ess_per_1000_passes": 1000 * ess / (len(run.draws) * N_CHAINS * run.passes),
-               "rhat": rank_rhat(run.draws), "mean_gap": gap, "std_ratio": ratio,
-               "stuck": (excess > STUCK).sum(0), "mode_1": best[:, 0], "mode_2": best[:, 1]}
+               "ess_per_1000_passes": 1000 * ess / (run.energy[..., 0].numel() * run.passes),
+               "rhat": rank_rhat(run.draws), "mean_gap": gap,
+               "std_ratio": ratio.gather(1, worst).squeeze(1), "stuck": (excess > STUCK).sum(0),
+               "mode_1": best[:, 0], "mode_2": best[:, 1]}
     return [{"image": names[i]} | {key: values[k].item() for key, values in columns.items()}
             for k, i in enumerate(index.tolist())]

@@ -1,9 +1,9 @@
-"""Images that training never saw: leave-k-out reconstruction by ABP and by the linear models.
+"""Held-out images: leave-k-out reconstruction by ABP and by the linear models.
 
-Each fold holds out k images, trains on the rest, and infers the held-out images' latents with the
-weights fixed. A model that only memorised its images does no better than the nearest of them. log p
-of held-out images is at the likeliest noise for the rest, for ABP (estimated by quadrature, if nz
-is 2) as for the linear models: a model that overfits has a small noise and pays for it.
+Each fold holds out k images, trains on the rest, and infers the latents of the held-out images with
+fixed weights. A model that only memorises does no better than the nearest training image. log p of
+held-out images is at the maximum-likelihood noise of the training images, for ABP (by quadrature,
+if nz is 2) and for the linear models.
 """
 import dataclasses
 import math
@@ -18,40 +18,32 @@ from evaluation.likelihood import Joint
 from evaluation.modes import find_modes, refine, survey
 from evaluation.quadrature import log_evidence, ml_sigma
 from explorer.pictures import MOST_RECON
-from inference.measures import generate, mean_squared_error, psnr
+from inference.measures import generate, psnr
 from inference.posterior import frozen, sample_gaussian_prior, squared_distances
 from runs.device import DTYPES
 from runs.options import UserError
 from runs.tables import write_tables
 from utils import save_recon
 
-N_DRAWS = 512              # draws of the prior that are tried as an image's latent ...
-N_STARTS = 8               # ... and how many of them are refined
+N_DRAWS = 512              # draws of the prior that are tried as an image's latent
+N_STARTS = 8               # of them, those from which descents start
 LEAST_REST = 3             # training images that PCA with two components needs
 NEAREST = "nearest training image"
-LABELS = {"abp": "ABP", "pca": "PCA, d = 2", "fa": "FA, d = 2"}
-MEASURES = {"psnr": ("PSNR [dB]", ".2f"), "mse": ("MSE", ".5f"), "log_p": ("log p [nats]", ".0f"),
-            "bits": ("bits/dim", ".3f")}
-COLUMNS = {f"{key}_{name}": (f"{label}: {title}", form)
-           for key, label in ({"heldout": "held-out", "train": "training"} | LABELS).items()
-           for name, (title, form) in MEASURES.items()}
-HEADS, FORMS = ({key: pair[k] for key, pair in COLUMNS.items()} for k in (0, 1))
+HEADS = {"train_psnr": "training PSNR [dB]", "heldout_psnr": "held-out PSNR [dB]",
+         "heldout_log_p": "held-out log p [nats]"}
+FORMS = {"train_psnr": ".2f", "heldout_psnr": ".2f", "heldout_log_p": ".0f"}
 
 
 class Fit(NamedTuple):
-    """How a model that was fitted on r images reconstructs h held-out ones."""
+    """How a model that was fitted to r images reconstructs h held-out ones."""
     train_psnr: torch.Tensor       # (r,), dB
     recon: torch.Tensor            # (h, 3, S, S), of the held-out images
-    mse: torch.Tensor              # (h,)
     psnr: torch.Tensor             # (h,), dB
     log_p: torch.Tensor            # (h,), nats; nan where the model has none
 
 
 def folds(n, n_folds, seed):
-    """Split range(n) at random into n_folds parts, as even as can be.
-
-    Returns a list of index tensors, sorted within; every index is in exactly one.
-    """
+    """Split range(n) at random into n_folds parts of nearly equal size: sorted index tensors."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return [part.sort().values for part in order.tensor_split(n_folds)]
 
@@ -59,11 +51,11 @@ def folds(n, n_folds, seed):
 def run(config, images, names, folder, device, precision, n_folds):
     """Hold out each of n_folds parts once: train on the rest, measure all models on the part.
 
-    config     abp.Config of the trainings, which begin anew for each fold
-    images     (n, 3, S, S) in [-1, 1], with their names
-    folder     gets holdout.*, a row an image; holdout_summary.*, a row a model; holdout.png
-    device, precision  of the trainings, on complete images; latents are inferred in float32
-    Returns the rows of the summary. Raises UserError if too few images would be left to train on.
+    config             abp.Config of the trainings
+    images             (n, 3, S, S) in [-1, 1], with their names
+    folder             gets holdout_summary.*, a row for each model, and holdout.png
+    device, precision  of the trainings; latents are inferred in float32
+    Returns the rows. Raises UserError if too few images would be left to train on.
     """
     n = len(images)
     least = max(2, math.ceil(n / max(1, n - LEAST_REST)))    # folds that leave LEAST_REST images
@@ -72,33 +64,36 @@ def run(config, images, names, folder, device, precision, n_folds):
         raise UserError(f"--folds {n_folds}: cannot split {n} images and leave {LEAST_REST} for "
                         f"training; {remedy}")
     if config.mask != "none":
-        print(f"--mask {config.mask}: is left out; all models train and are judged on whole images")
+        print(f"--mask {config.mask}: left out; models are trained and measured on whole images")
     split = folds(n, n_folds, config.seed)
     config = dataclasses.replace(config, start="warm", mask="none")
-    fits = [_fit_fold(config, images, names, part, device, precision)
+    fits = [fit_fold(config, images, names, part, device, precision)
             for part in tqdm(split, desc="leave-k-out", unit="fold", disable=None)]
-    back = torch.cat(split).argsort()                      # from the folds' order to the images'
-    together = {}
-    for key in fits[0]:
-        if all(key in fit for fit in fits):    # d = 16 may need more images than are left
-            train_psnr, *rest = map(torch.cat, zip(*(fit[key] for fit in fits), strict=True))
-            together[key] = Fit(train_psnr, *(values[back] for values in rest))
-    fold = torch.cat([torch.full_like(part, i) for i, part in enumerate(split, 1)])[back].tolist()
-    summary = [_summary_row(key, fit) for key, fit in together.items()]
-    write_tables(folder, "holdout", _image_rows(together, names, fold, config.nz), HEADS, FORMS)
-    write_tables(folder, "holdout_summary", summary, HEADS, FORMS)
+    # d = 16 may need more images than a fold trains on
+    together = {key: Fit(*map(torch.cat, zip(*(fit[key] for fit in fits), strict=True)))
+                for key in fits[0] if all(key in fit for fit in fits)}
+    rows = [{"model": name, "d": d, "train_psnr": _mean(fit.train_psnr),
+             "heldout_psnr": _mean(fit.psnr), "heldout_log_p": _mean(fit.log_p)}
+            for (name, d), fit in together.items()]
+    write_tables(folder, "holdout_summary", rows, HEADS, FORMS)
     shown = torch.arange(0, n, math.ceil(n / MOST_RECON))
-    save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[shown],
-                "PCA, d = 2": together["PCA", 2].recon[shown]}, folder / "holdout.png")
-    return summary
+    place = torch.cat(split).argsort()[shown]                     # in the order of the folds
+    save_recon({"held out": images[shown], "ABP": together["ABP", config.nz].recon[place],
+                "PCA, d = 2": together["PCA", 2].recon[place]}, folder / "holdout.png")
+    return rows
+
+
+def _mean(values):
+    """The mean of a tensor; None if it is not finite."""
+    mean = values.mean().item()
+    return mean if math.isfinite(mean) else None
 
 
 def infer(net, images, config):
-    """Latents of images that a generator was not trained on: the best mode found of each posterior.
+    """Latents of held-out images (n, 3, S, S): the best mode found -> z (n, nz), on net's device.
 
-    Of N_DRAWS draws of the prior, the same for all images, each image's N_STARTS of least U begin
-    descents, and the lowest end wins. net as of posterior.frozen; images (n, 3, S, S).
-    Returns z (n, nz) on the network's device.
+    Descents start for each image from the N_STARTS of least U of N_DRAWS draws of the prior.
+    net  as returned by posterior.frozen
     """
     joint, sigma = Joint(net, images, config.prior_sigma), config.mse_sigma
     generator = torch.Generator().manual_seed(config.seed)
@@ -113,8 +108,8 @@ def infer(net, images, config):
     return z.float().to(joint.device)
 
 
-def _fit_fold(config, images, names, held_out, device, precision):
-    """{(model, d): Fit} of every model, fitted on all images but those at `held_out`."""
+def fit_fold(config, images, names, held_out, device, precision):
+    """{(model, d): Fit} of every model, fitted to all images but those at the indices held_out."""
     rest = [i for i in range(len(images)) if i not in set(held_out.tolist())]
     train, test = images[rest], images[held_out]
     model = ABP(config, train, "warm", device, precision, [names[i] for i in rest])
@@ -122,49 +117,15 @@ def _fit_fold(config, images, names, held_out, device, precision):
     net = frozen(model.net)
     z, log_p = infer(net, test, config), torch.full((len(test),), math.nan, dtype=torch.float64)
     if config.nz == 2:
-        log_p = log_density(net, config.prior_sigma, train, model.z.cpu(), test, z.cpu(),
-                            DTYPES[precision])
+        seen, joint = (Joint(net, x, config.prior_sigma, DTYPES[precision]) for x in (train, test))
+        sigma, _ = ml_sigma(seen, survey(seen), model.z.cpu())
+        plane = survey(joint)
+        modes = find_modes(joint, plane, sigma, z.cpu())
+        log_p = log_evidence(joint, plane, modes, sigma).log_p
     recons = {("ABP", config.nz): (generate(net, model.z), generate(net, z), log_p)}
     for m in linear.fit_all(train):
         recons[m.name, m.d] = m.reconstruct(train), m.reconstruct(test), m.log_density(test)
     nearest, none = train[squared_distances(test, train).argmin(1)], torch.tensor(math.nan)
     recons[NEAREST, None] = none.expand_as(train), nearest, none.expand_as(log_p)
-    return {key: Fit(psnr(seen, train), recon.double(), mean_squared_error(recon, test),
-                     psnr(recon, test), log_p) for key, (seen, recon, log_p) in recons.items()}
-
-
-def log_density(net, prior_sigma, train, train_z, test, test_z, search=torch.float32):
-    """log p of held-out images at the likeliest sigma of the training images -> (h,), nats.
-
-    net on any device; train (r, 3, S, S) and test (h, 3, S, S) with latents (r, 2) and (h, 2) from
-    which modes are searched for too; search: dtype of the searches.
-    """
-    seen = Joint(net, train, prior_sigma, search)
-    sigma, _ = ml_sigma(seen, survey(seen), train_z)
-    joint = Joint(net, test, prior_sigma, search)
-    plane = survey(joint)
-    return log_evidence(joint, plane, find_modes(joint, plane, sigma, test_z), sigma).log_p
-
-
-def _number(values):
-    """The mean of a tensor; None if it is not finite."""
-    mean = values.mean().item()
-    return mean if math.isfinite(mean) else None
-
-
-def _summary_row(key, fit):
-    log_p = _number(fit.log_p)
-    bits = log_p and linear.bits_per_dim(log_p, fit.recon[0].numel())
-    return {"model": key[0], "d": key[1], "train_psnr": _number(fit.train_psnr),
-            "heldout_psnr": _number(fit.psnr), "heldout_mse": _number(fit.mse),
-            "heldout_log_p": log_p, "heldout_bits": bits}
-
-
-def _image_rows(fits, names, fold, nz):
-    columns = {f"{label}_{name}": getattr(fits[key], name)
-               for label, key in (("abp", ("ABP", nz)), ("pca", ("PCA", 2)), ("fa", ("FA", 2)))
-               for name in ("psnr", "mse", "log_p")}
-    rows = [{"image": name, "fold": i} | {key: _number(part[k]) for key, part in columns.items()}
-            for k, (name, i) in enumerate(zip(names, fold, strict=True))]
-    means = {key: _number(values) for key, values in columns.items()}
-    return [*rows, {"image": "mean", "fold": None} | means]
+    return {key: Fit(psnr(seen, train), recon.double(), psnr(recon, test), log_p)
+            for key, (seen, recon, log_p) in recons.items()}

@@ -1,36 +1,34 @@
 """log p(I) of every image at the run's sigma and at the maximum-likelihood sigma, with checks."""
 import math
-from typing import NamedTuple
 
 import torch
 
 from evaluation.linear import bits_per_dim
-from evaluation.modes import Plane, find_modes, survey
-from evaluation.quadrature import Evidence, importance, log_evidence, ml_sigma
+from evaluation.modes import find_modes, survey
+from evaluation.quadrature import importance, log_evidence, ml_sigma
 from inference.posterior import Posterior, frozen, squared_distances
 
 BATCH = 64                     # points that go through the network together
 HEADS = {"image": "image", "log_p": "log p at the run's σ [nats]", "error": "error estimate",
-         "modes": "modes", "behind": "run's z below the best mode [nats]",
+         "modes": "modes", "behind": "log density at the run's z below the best mode [nats]",
          "log_p_ml": "log p at ML σ [nats]", "error_ml": "error estimate",
-         "bits": "bits/dim at the run's σ", "bits_ml": "bits/dim at ML σ",
+         "bits_ml": "bits/dim at ML σ",
          "sampling_gap": "importance sampling − quadrature [nats]",
          "sampling_error": "its standard error"}
 FORMS = {"log_p": ".2f", "log_p_ml": ".2f", "error": ".1e", "error_ml": ".1e", "behind": ".2f",
-         "bits": ".3f", "bits_ml": ".3f", "sampling_gap": ".4f", "sampling_error": ".4f"}
+         "bits_ml": ".3f", "sampling_gap": ".4f", "sampling_error": ".4f"}
 
 
 class Joint:
-    """log p(z, I_i) of a generator and its images: float32 forward, float64 sums over pixels.
+    """log p(z, I_i) of a generator and its images; networks in float32, sums in float64.
 
-    net          any module z (m, nz) -> images (m, 3, S, S); its device is where the networks run
+    net          any module z (m, nz) -> images (m, 3, S, S), on the device to compute on
     images       (n, 3, S, S) in [-1, 1]
     prior_sigma  std of the prior of z
     search       dtype of the networks in searches and chains; values are always float32
-    mask         (n, 1, S, S), 1 where a pixel is visible and 0 where it is hidden; None: all are
-                 visible
+    mask         (n, 1, S, S), 1 visible and 0 hidden; None: all pixels are visible
 
-    What its methods take and return is on the CPU, whatever the device.
+    Methods take and return tensors on the CPU.
     """
 
     def __init__(self, net, images, prior_sigma, search=torch.float32, mask=None):
@@ -41,7 +39,7 @@ class Joint:
         self.mask = None if mask is None else mask.to(self.device)
         n_values = (torch.full((len(images),), images[0].numel()) if mask is None
                     else 3 * mask.sum((1, 2, 3)))
-        self.n_values = n_values.double().cpu()  # visible ones of each image
+        self.n_values = n_values.double().cpu()  # visible, of each image
 
     def squared_error(self, index, z):
         """|I_i - g(z)|^2 over visible pixels, for images index (m,) at z (m, 2) -> (m,) float64."""
@@ -67,7 +65,7 @@ class Joint:
         return [value.to(self.device).split(BATCH) for value in values]
 
     def log_joint(self, squared_error, index, z, sigma):
-        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I_2), by |I_i - g(z)|^2: (m,)."""
+        """log N(I_i; g(z), sigma^2 I) + log N(z; 0, prior_sigma^2 I_2) -> (m,)."""
         log_noise = self.n_values[index] / 2 * math.log(2 * math.pi * sigma**2)
         log_prior = (-z.double().square().sum(-1) / (2 * self.prior_sigma**2)
                      - math.log(2 * math.pi * self.prior_sigma**2))
@@ -92,26 +90,18 @@ class Joint:
         return torch.cat(parts, 1)
 
 
-class Likelihood(NamedTuple):
-    plane: Plane
-    at_run: Evidence               # at the run's sigma
-    at_ml: Evidence                # at the maximum-likelihood sigma
-    sigma_ml: float
-    rows: list                     # one for each image
-
-
 def likelihood(joint, z, names, sigma):
-    """Estimate log p(I) of every image of a trained generator by quadrature -> Likelihood.
+    """Estimate log p(I) of every image of a trained generator by quadrature.
 
-    z (n, 2) the run's latents, from which modes are searched for too; sigma the run's. Importance
-    sampling draws from the modes that quadrature sums: it checks the sums, not the search for
-    modes.
+    z (n, 2) are the run's latents, where searches start too, and sigma is the run's. Importance
+    sampling draws from the same modes: it checks the sums, not the search for modes.
+    Returns the Plane of the search, the Evidence at sigma, the maximum-likelihood sigma, and rows
+    of a table, one for each image.
     """
     plane, index = survey(joint), torch.arange(len(z))
     at_run = log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
     sigma_ml, at_ml = ml_sigma(joint, plane, z)
     estimate, deviation = importance(joint, at_run.modes, sigma)
-    # how far the density at the run's z lies below that at the best mode
     best = at_run.modes.z[at_run.modes.heaviest()]
     top, own = (joint.log_joint(joint.squared_error(index, point), index, point, sigma)
                 for point in (best, z))
@@ -119,16 +109,15 @@ def likelihood(joint, z, names, sigma):
         "log_p": at_run.log_p, "error": at_run.error,
         "modes": at_run.modes.image.bincount(minlength=len(z)), "behind": top - own,
         "log_p_ml": at_ml.log_p, "error_ml": at_ml.error,
-        "bits": bits_per_dim(at_run.log_p, joint.n_values),
         "bits_ml": bits_per_dim(at_ml.log_p, joint.n_values),
         "sampling_gap": estimate - at_run.log_p, "sampling_error": deviation}
-    rows = [{"image": name} | {key: values[i].item() for key, values in columns.items()}
-            for i, name in enumerate(names)]
-    return Likelihood(plane, at_run, at_ml, sigma_ml, rows)
+    return plane, at_run, sigma_ml, [
+        {"image": name} | {key: values[i].item() for key, values in columns.items()}
+        for i, name in enumerate(names)]
 
 
 def mean_row(rows):
-    """The means of the columns of numbers; of error estimates, the greatest."""
+    """The mean of each numeric column; the greatest of error estimates."""
     row = {"image": "mean"}
     for key in list(rows[0])[1:]:
         values = [r[key] for r in rows]

@@ -14,16 +14,15 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from inference.measures import mean_squared_error, psnr
+from inference.measures import psnr
 
 DIMENSIONS = (2, 4, 8, 16)
-# Pixels are multiples of 1/127.5, and rounding alone has this variance. A smaller one cannot be
-# seen in the data, and the density of a pixel that is the same in all images (a white margin)
-# would grow without bound
+# variance of rounding to multiples of 1/127.5. Without a minimum the density of a pixel that is the
+# same in all images (a white margin) has no bound
 LEAST_VARIANCE = (1 / 127.5) ** 2 / 12
-HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]", "train_mse": "MSE",
+HEADS = {"model": "model", "d": "d", "train_psnr": "PSNR [dB]",
          "train_log_p": "log p [nats]", "train_bits": "bits/dim", "sigma": "σ"}
-FORMS = {"train_psnr": ".2f", "train_mse": ".5f", "train_log_p": ".0f", "train_bits": ".3f",
+FORMS = {"train_psnr": ".2f", "train_log_p": ".0f", "train_bits": ".3f",
          "sigma": ".4f"}
 
 
@@ -69,22 +68,19 @@ def log_normal(x, mean, weights, noise):
 def bits_per_dim(log_p, n_values):
     """Bits for each value of an image on the scale 0 .. 255, from the log density on [-1, 1].
 
-    -log_p / (D ln 2) counts densities per unit of [-1, 1], 127.5 steps of the scale: a density per
-    step is 127.5 times smaller. The density is continuous, so that the number may be negative.
-    log_p  a number or a tensor; n_values  D, the values of an image
+    A unit of [-1, 1] is 127.5 steps of the scale. The density is continuous: bits may be negative.
+    log_p  nats, a number or a tensor; n_values  D, the values of an image
     """
     return -log_p / (n_values * math.log(2)) + math.log2(127.5)
 
-
-# --------------------------------------------------------------------------------------------- fits
 
 def fit_pca(images, d):
     """Probabilistic PCA of images (n, 3, S, S), d < n, by maximum likelihood -> Linear.
 
     With eigenvalues l_1 >= l_2 >= ... of the covariance (divided by n) and their axes v_k, sigma^2
     = (l_d+1 + ... + l_D) / (D - d) and W = (l_k - sigma^2)^1/2 v_k', k = 1 .. d. sigma^2 is at
-    least LEAST_VARIANCE. scikit-learn's own noise_variance_ is another: it averages the discarded
-    eigenvalues over min(n, D) - d, and not over the D - d directions that the noise fills.
+    least LEAST_VARIANCE. scikit-learn's noise_variance_ differs: it averages the discarded
+    eigenvalues over min(n, D) - d directions instead of D - d.
     """
     flat = images.double().flatten(1)
     n, n_values = flat.shape
@@ -102,7 +98,7 @@ def fit_fa(images, d):
     The noise of each value is at least LEAST_VARIANCE.
     """
     flat = images.double().flatten(1)
-    with warnings.catch_warnings():  # the end of 1000 iterations is near enough to the maximum
+    with warnings.catch_warnings():          # 1000 iterations come near enough to the maximum
         warnings.simplefilter("ignore", ConvergenceWarning)
         # exact: the randomised default stops early, where the likelihood falls by chance
         fit = FactorAnalysis(d, svd_method="lapack").fit(flat.numpy())
@@ -114,18 +110,15 @@ def fit_fa(images, d):
 
 
 def fit_all(images):
-    """Every linear model of images (n, 3, S, S) in each of DIMENSIONS below n -> list of Linear."""
+    """PCA and FA of images (n, 3, S, S) with each of DIMENSIONS below n -> list of Linear."""
     return [fit(images, d) for fit in (fit_pca, fit_fa) for d in DIMENSIONS if d < len(images)]
 
 
-# ------------------------------------------------------------------------------------------ a table
-
 def rows(images):
-    """Rows of a table, one a model, fitted on `images`: reconstruction and density.
+    """Rows of a table, one for each model of fit_all: reconstruction and density.
 
-    images (n, 3, S, S) in [-1, 1]. PSNR [dB], MSE and log p [nats] are means over the images;
-    sigma is the std of the noise, of FA the root of the mean variance. No rows for fewer than
-    three images.
+    images (n, 3, S, S) in [-1, 1]. PSNR [dB] and log p [nats] are means over the images;
+    sigma is the std of the noise, for FA the root of the mean variance.
     """
     table = []
     for model in fit_all(images):
@@ -133,7 +126,6 @@ def rows(images):
         log_p = model.log_density(images).mean().item()
         table.append({
             "model": model.name, "d": model.d, "train_psnr": psnr(recon, images).mean().item(),
-            "train_mse": mean_squared_error(recon, images).mean().item(), "train_log_p": log_p,
-            "train_bits": bits_per_dim(log_p, images[0].numel()),
+            "train_log_p": log_p, "train_bits": bits_per_dim(log_p, images[0].numel()),
             "sigma": model.noise.mean().sqrt().item()})
     return table

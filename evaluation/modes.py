@@ -4,38 +4,38 @@ from typing import NamedTuple
 
 import torch
 
-MOST_STARTS = 4        # places of the coarse grid, for each image, from which Gauss-Newton starts
-NEGLIGIBLE = 12.0      # nats below the heaviest mode from which a mode does not count: 1 in 160,000
+MOST_STARTS = 4        # minima of the coarse grid, for each image, from which descents start
+NEGLIGIBLE = 12.0      # nats below the heaviest mode at which a mode is dropped: 1 in 160,000
 UNLIKELY = 30.0        # the same for Laplace's approximation, which may be far off
-NEAR = 0.02  # squared Newton decrement of the end of a descent: .01 nats, a tenth of a std
-SAME = 0.5             # stds between the ends of two descents that went to one mode
-OVERLAP = 1.5          # stds, of both together, between two modes that are merged
-STALLED = 1e4          # damping of steps so small that only rounding can keep U from falling
+NEAR = 0.02            # squared Newton decrement where a descent ends: .01 nats, .1 stds
+SAME = 0.5             # stds between the ends of two descents to the same mode
+OVERLAP = 1.5          # joint stds between two modes that are merged
+STALLED = 1e4          # damping at which a descent stops: its steps change U by rounding only
 
 
 class Plane(NamedTuple):
     """A grid over the latent plane: the same points for all images."""
     z: torch.Tensor                # (m, 2) float64, z_1 slow, z_2 fast
     squared_error: torch.Tensor    # (n, m) |I_i - g(z)|^2
-    cells: int                     # a side
+    cells: int                     # per side
     area: float                    # of a cell
 
 
 def midpoints(half, cells):
-    """Centres of cells x cells equal squares of (-half, half)^2: (cells^2, 2) float64, z_1 slow."""
+    """Centres of cells x cells squares of (-half, half)^2: (cells^2, 2) float64, z_1 slow."""
     axis = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * half
     return torch.cartesian_prod(axis, axis)
 
 
 class Modes(NamedTuple):
     """Gaussian approximations of the posteriors of all images, one row for each mode."""
-    image: torch.Tensor            # (k,) which image it belongs to, in ascending order
+    image: torch.Tensor            # (k,) index of the image, ascending
     z: torch.Tensor                # (k, 2) centre
     factor: torch.Tensor           # (k, 2, 2) F, covariance F F'
     log_mass: torch.Tensor         # (k,) log of the integral of p(z, I) over it
 
     def of(self, i):
-        """Those of image i."""
+        """The modes of image i."""
         return Modes(*(values[self.image == i] for values in self))
 
     def heaviest(self):
@@ -78,13 +78,13 @@ def _minima(joint, plane, sigma):
 
 
 def _distinct(image, z, energy, metric):
-    """Drop modes found twice and negligible ones; masses by Laplace's approximation."""
+    """Without duplicate and negligible modes; masses by Laplace's approximation."""
     log_mass = -energy - torch.logdet(metric) / 2 + math.log(2 * math.pi)
     order = log_mass.argsort(descending=True)
     image, z, metric, log_mass = (values[order] for values in (image, z, metric, log_mass))
     gap = z[:, None] - z
     found = torch.einsum("ija,jab,ijb->ij", gap, metric, gap) < SAME**2       # i within j
-    twice = (found & (image[:, None] == image)).tril(-1).any(1)               # within a heavier one
+    twice = (found & (image[:, None] == image)).tril(-1).any(1)               # of a heavier one
     heaviest = torch.stack([log_mass[image == i].amax() for i in image.unique()])
     kept = (~twice & (log_mass > heaviest[image] - UNLIKELY)).nonzero().squeeze(1)
     kept = kept[image[kept].argsort(stable=True)]
@@ -93,7 +93,7 @@ def _distinct(image, z, energy, metric):
 
 
 def merged(modes):
-    """One Gaussian, of the same mass, mean and covariance, for modes of an image that overlap."""
+    """Modes of an image that overlap, merged to one of the same mass, mean and covariance."""
     rows = []
     for i in modes.image.unique().tolist():
         kept = []  # (mass, mean, covariance), heaviest first
@@ -127,7 +127,7 @@ def log_gaussians(modes, z):
 
 
 def log_share(mixture, image, z):
-    """log r_k at the points z (k, m, 2) of the k-th mode, among the modes of the same image."""
+    """log r_k at the points z (k, m, 2) of each mode k, among the modes of its image."""
     shares = []
     for i in image.unique().tolist():
         own = mixture.of(i)
@@ -137,20 +137,18 @@ def log_share(mixture, image, z):
     return torch.cat(shares)
 
 
-# ---------------------------------------------------------------------------------- descent
-
 @torch.no_grad()
 def refine(local, z, n_steps=20, tol=1e-4):
     """Descend U from each row of z: z' = z - (G + lambda diag G)^-1 dU/dz, kept only where U falls.
 
     local    local(index, z) -> U (m,), dU/dz (m, d) and G (m, d, d), symmetric positive definite,
-             as of Posterior.local, at z (m, d) for the rows `index` (m,) of the whole
-    z        (n, d) where the descents begin
-    n_steps  most steps of a row; each is an evaluation
+             as Posterior.local, at z (m, d) for the rows `index` (m,)
+    z        (n, d) starts
+    n_steps  most steps of a row; one evaluation each
     tol      squared Newton decrement dU/dz' G^-1 dU/dz below which a row is done
 
-    The damping lambda (Marquardt 1963) is each row's own: it falls tenfold after a step that was
-    kept and grows fivefold after another. A row stays where U or its derivatives are not finite.
+    Each row has its damping lambda (Marquardt 1963): a tenth of it after a step that is kept, five
+    times it after another. Steps to where U or a derivative is not finite are not kept.
     Returns z (n, d), U (n,), dU/dz (n, d), G (n, d, d) at the end, in the dtype of z.
     """
     index = torch.arange(len(z), device=z.device)
@@ -158,7 +156,8 @@ def refine(local, z, n_steps=20, tol=1e-4):
     energy, grad, metric = (values.clone() for values in local(index, z))
     damping = torch.ones_like(energy)
     for _ in range(n_steps):
-        far = _decrement(grad[index], metric[index]) >= tol                # nan, too, is done
+        decrement = (grad[index] * _solve(metric[index], grad[index])).sum(1)
+        far = decrement >= tol                                             # false for nan: done
         index = index[far & (damping[index] < STALLED)]
         if not len(index):
             break
@@ -174,11 +173,7 @@ def refine(local, z, n_steps=20, tol=1e-4):
     return z, energy, grad, metric
 
 
-def _decrement(grad, metric):
-    return (grad * _solve(metric, grad)).sum(1)
-
-
 def _solve(metric, grad):
-    """G^-1 g in float64, since G may be ill conditioned: (n, d, d), (n, d) -> (n, d)."""
+    """G^-1 g in float64, since G may be ill-conditioned: (n, d, d), (n, d) -> (n, d)."""
     move, _ = torch.linalg.solve_ex(metric.double(), grad.double().unsqueeze(2))
     return move.squeeze(2).to(grad.dtype)

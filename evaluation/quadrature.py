@@ -4,17 +4,17 @@
 
 The integrand is a few narrow modes. A coarse grid over the plane finds where to search,
 Gauss-Newton steps go to the modes, and the mixture q = sum_k w_k N(m_k, C_k) of their Gaussian
-approximations divides the integral into parts of one mode each, however they overlap:
+approximations divides the integral into parts of one mode each, which may overlap:
 
     p(I) = sum_k integral r_k(z) p(z, I) dz,     r_k = w_k N(z; m_k, C_k) / q(z).
 
-Each part is summed over a square lattice in the coordinates in which its mode is round: for smooth
+Each part is summed over a square lattice in coordinates in which its mode is round: for smooth
 modes the error falls exponentially with the spacing (the trapezoid rule; Trefethen and Weideman
 2014). Lattices are refined and widened until the error estimate is below a tolerance.
 
-The result is an estimate, no bound. A mode narrower than a cell of the coarse grid (.21 prior
-stds) that no search met is missing from log p, which is then too low, and from the error estimate.
-The tests compare with annealed importance sampling, which uses neither the grid nor the modes.
+The result is an estimate, not a bound: a mode narrower than a cell of the coarse grid (.21 prior
+stds) that no search finds is missing from log p and from the error estimate. The tests compare with
+annealed importance sampling, which uses neither the grid nor the modes.
 """
 import math
 from typing import NamedTuple
@@ -31,36 +31,33 @@ from evaluation.modes import (
     merged,
 )
 
-SPACING, REACH = 0.8, 4.5          # of the lattice, in stds of the mode
-MOST_POINTS = 8_000    # of one lattice
+SPACING, REACH = 0.8, 4.5      # of the first lattice, in stds of the mode
+MOST_POINTS = 8_000            # of one lattice
 ROUNDS = 8
-WIDER = 1.5            # factor of the stds of modes in importance sampling
+WIDER = 1.5                    # factor of the stds of modes in importance sampling
 
 
 class Evidence(NamedTuple):
-    """What quadrature gives, for each image; float64."""
+    """Result of quadrature for each image; float64."""
     log_p: torch.Tensor            # (n,) estimate of log p(I_i), nats
     error: torch.Tensor            # (n,) estimate of its error, nats: lattice, range and float32
     mean: torch.Tensor             # (n, 2) of the posterior
     covariance: torch.Tensor       # (n, 2, 2)
     squared_error: torch.Tensor    # (n,) posterior mean of |I_i - g(z)|^2
-    modes: Modes                   # where it was summed; masses are those of p(z, I)
+    modes: Modes                   # the Gaussians of q; masses are those of p(z, I)
 
 
-def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, tolerance=0.05):
-    """Estimate log p(I_i; sigma) of every image, with all that the sums give -> Evidence.
+def log_evidence(joint, plane, modes, sigma, tolerance=0.05):
+    """Estimate log p(I_i; sigma) of every image -> Evidence.
 
-    modes           where to sum, as `find_modes` gives them for this sigma
-    spacing, reach  of the first lattices, in stds of a mode
-    tolerance       nats; lattices are refined until the estimate of their error is below it
+    modes      as `find_modes` returns them for this sigma
+    tolerance  nats; lattices are refined until their error estimate is below it
     """
     n = len(joint.images)
-    # a first, coarse sum gives each mode its own mass and width, where Laplace's are those of the
-    # peak
-    first = _Sums(joint, modes, sigma, max(spacing, 1.0), reach)
-    modes = merged(first.moved(modes))
+    # a first, coarse sum gives each mode its mass and width; Laplace's are those of the peak
+    modes = merged(_Sums(joint, modes, sigma, 1.0, REACH).moved(modes))
     parts, errors, todo = [None] * n, torch.zeros(n, dtype=torch.float64), range(n)
-    spacings, reaches = [spacing] * n, [reach] * n
+    spacings, reaches = [SPACING] * n, [REACH] * n
     for _ in range(ROUNDS):
         again = []
         for i in todo:
@@ -82,9 +79,9 @@ def log_evidence(joint, plane, modes, sigma, spacing=SPACING, reach=REACH, toler
 
 
 class _Sums:
-    """The integrand r_k p times the area of a lattice place, at the lattices of some modes.
+    """log of r_k p times the area of a lattice cell, at the lattices of some modes.
 
-    All sums but those of `moved` mean something only for the modes of one image.
+    All methods but `moved` need modes of one image.
     """
 
     def __init__(self, joint, modes, sigma, spacing, reach):
@@ -101,10 +98,9 @@ class _Sums:
 
     @property
     def lattice(self):
-        """The greatest |log of the sum over one half of the lattice - that over the other|.
+        """Greatest |difference of log sums over two halves of the lattice|, an error estimate.
 
-        Halves are the even and the odd rows, columns and diagonals: coarser lattices of larger
-        error.
+        Halves are the even and odd rows, columns and diagonals: coarser lattices of larger error.
         """
         return max((self._mass(even) - self._mass(~even)).abs().item() for even in self.halves)
 
@@ -128,14 +124,14 @@ class _Sums:
         return mean, (share[:, None] * centred).T @ centred, share @ self.squared_error.flatten()
 
     def moved(self, modes):
-        """The modes with the masses, means and widths of the sums, without NEGLIGIBLE ones."""
+        """Modes with the masses, means and covariances of the sums, without NEGLIGIBLE ones."""
         log_mass = self.weight.logsumexp(1)
         share = (self.weight - log_mass[:, None]).exp()                                   # (k, m)
         mean = share @ self.u  # (k, 2), in u
         centred = self.u - mean[:, None]
         covariance = torch.einsum("km,kma,kmb->kab", share, centred, centred)
         value, vector = torch.linalg.eigh(covariance)
-        value = value.clamp(min=self.spacing**2 / 4)       # narrower than the lattice can tell
+        value = value.clamp(min=self.spacing**2 / 4)       # the lattice resolves no less
         factor = self.factor @ vector * value.sqrt()[:, None]
         shift = (self.factor @ mean.unsqueeze(2)).squeeze(2)
         moved = Modes(modes.image, modes.z + shift, factor, log_mass)
@@ -152,7 +148,7 @@ def _lattice(spacing, reach):
 
 
 def _missed(joint, plane, modes, i, sigma, reach):
-    """log of the mass of image i outside its lattices, as far as the coarse grid sees it."""
+    """log of the mass of image i outside its lattices, by the coarse grid."""
     index = torch.full((len(plane.z),), i)
     log_joint = joint.log_joint(plane.squared_error[i], index, plane.z, sigma)
     logs = log_gaussians(modes, plane.z)
@@ -164,9 +160,9 @@ def _missed(joint, plane, modes, i, sigma, reach):
 def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
     """The sigma that maximises sum_i log p(I_i; sigma), and the evidence at that sigma.
 
-    By the EM iteration sigma^2 <- mean over pixels of E |I - g(z)|^2, z from the posterior at the
-    last sigma; in Laplace's approximation until that converges, then with quadrature. It begins
-    with the sigma of the residuals at z (n, 2), such as a run's latents.
+    EM: sigma^2 <- mean over values of E |I - g(z)|^2, z from the posterior at the last sigma; in
+    Laplace's approximation until that converges, then by quadrature. It starts from the sigma of
+    the residuals at z (n, 2), such as a run's latents.
     """
     values = joint.n_values.sum()
     sigma = math.sqrt(joint.squared_error(torch.arange(len(z)), z).sum() / values)
@@ -198,7 +194,7 @@ def ml_sigma(joint, plane, z, tolerance=1e-3, rounds=30):
 def importance(joint, modes, sigma, n_draws=128):
     """log p(I_i) by importance sampling from the mixture of the modes, their stds widened.
 
-    Returns estimates (n,) and their standard errors (n,), nats. What no mode covers is not seen.
+    Returns estimates (n,) and their standard errors (n,), nats. Mass outside the modes is missed.
     """
     generator = torch.Generator().manual_seed(0)
     wide = modes._replace(factor=WIDER * modes.factor)

@@ -1,9 +1,8 @@
-"""Warm start against cold start, fairly: the same number of network passes, and several seeds.
+"""Warm start against cold start with equal numbers of network passes, over several seeds.
 
-An epoch of the warm start costs one pass per image more: the chains' present states compete with
-the draws of the prior. So the cold start trains to its last epoch, and the warm start until
-another epoch would exceed the passes of the cold start: with the default options a few epochs
-short of the end.
+An epoch of the warm start costs one pass per image more, for the chains' present states. The cold
+start trains to its last epoch, the warm start until another epoch would exceed the cold start's
+passes.
 """
 import dataclasses
 
@@ -27,13 +26,12 @@ FORMS = {key: METRICS[key][1] for key in MEASURED} | {"seconds": ".1f", "passes"
 
 
 def run(config, images, names, folder, device, precision, n_seeds):
-    """Train both starts with every seed, and write what the same passes bring each.
+    """Train both starts with every seed and the same passes.
 
-    config  abp.Config of the trainings, but for start; seeds are config.seed and those after it
+    config  abp.Config of the trainings; its start is replaced, its seed is the first
     images  (n, 3, S, S) in [-1, 1], with their names
     folder  gets warm_cold_seeds.*, a row for each start and seed, then mean and std over the
-            seeds; warm_cold.png, .pdf, PSNR along the passes
-    Returns the rows.
+            seeds; warm_cold.png, .pdf, PSNR over passes
     """
     found, curves = {start: [] for start in STARTS}, {start: [] for start in STARTS}
     for k in tqdm(range(n_seeds), desc="warm against cold", unit="seed", disable=None):
@@ -53,25 +51,23 @@ def run(config, images, names, folder, device, precision, n_seeds):
     table = [row for start in STARTS for row in (*found[start], *spread(found[start]))]
     write_tables(folder, "warm_cold_seeds", table, HEADS, FORMS)
     draw(curves, [folder / "warm_cold.png", folder / "warm_cold.pdf"])
-    return table
 
 
 def train(model, budget=None):
-    """Train to the last epoch, or the last that the budget [passes per image] pays; at least one.
+    """Train to the last epoch within the budget [passes per image] -> passes up to each epoch.
 
-    An epoch costs what the one before it did. Returns the passes per image up to each epoch, a
-    list.
+    Each epoch is taken to cost as much as the one before; there is at least one.
     """
-    passes = []
+    passes = [0]
     for row in model:
-        passes.append(row["passes"] + (passes[-1] if passes else 0))
+        passes.append(passes[-1] + row["passes"])
         if budget is not None and passes[-1] + row["passes"] > budget:
             break
-    return passes
+    return passes[1:]
 
 
 def spread(rows):
-    """Mean and std (n - 1) of the numbers in rows of one start: two rows; no std of one seed."""
+    """Rows of mean and std (n - 1) of the rows of one start; the std of one seed is None."""
     keys = [key for key in rows[0] if key not in ("start", "seed")]
     values = np.array([[row[key] for key in keys] for row in rows], float)
     std = values.std(0, ddof=1).tolist() if len(rows) > 1 else [None] * len(keys)
@@ -80,10 +76,10 @@ def spread(rows):
 
 
 def draw(curves, paths):
-    """PSNR along the network passes: the mean over the seeds, in a band from least to greatest.
+    """PSNR over network passes: the mean over the seeds, in a band from least to greatest.
 
-    curves  {start: [(passes per image, psnr) of each seed]}, lists of an epoch each; the same
-            passes for all seeds of a start
+    curves  {start: [(passes per image, psnr) of each seed]}, lists over epochs; all seeds of a
+            start have the same passes
     """
     with rc_context(STYLE):
         fig = Figure(figsize=(COLUMN, 0.75 * COLUMN), layout="constrained")

@@ -1,44 +1,27 @@
-"""The benchmark's instruments against known answers, and every part of it on a small scale."""
-import csv
+"""The benchmark's parts against known answers, and on a small scale."""
 from functools import partial
 
 import pytest
 import torch
-from conftest import LinearNet
 
 from abp import Config
 from benchmark import __main__ as benchmark
 from benchmark import exactness, scaling, speed
 from benchmark.reference import Reference, public_net
-from inference.posterior import Posterior
 from models import GenNet
+from runs.tables import read_csv
 
 
-def test_chains_and_grid_agree_on_a_linear_generator(monkeypatch):
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(2, 3 * 16 * 16).requires_grad_(False)
-    layer.weight *= torch.tensor([4.0, 1.0])
-    images, weight, sigma = torch.randn(2, 3, 16, 16), layer.weight.double(), 2.0
-    precision = weight.T @ weight / sigma**2 + torch.eye(2)
-    pull = weight.T @ (images.flatten(1) - layer.bias).double().T / sigma**2
-    mean, covariance = torch.linalg.solve(precision, pull).T, torch.linalg.inv(precision)
-    std = covariance.diagonal().sqrt()
-    posterior = Posterior(LinearNet(layer), images, sigma)
-
-    noise = 1.2 * torch.randn(4000, 2).double()
-    draws = mean[0] + 0.3 * std + noise @ torch.linalg.cholesky(covariance).T
-    grid_mean, grid_std = exactness.grid_moments(posterior.of([0]), draws)
-    assert ((grid_mean - mean[0]) / std).abs().max() < 1e-3
-    assert torch.allclose(grid_std, std, rtol=1e-3)
-
-    rows = exactness.compare(posterior, mean.float())
-    for row in rows:
-        assert row["std of z_1"] == pytest.approx(std[0].item(), rel=0.01)
-        assert abs(row["mean: chains - grid"]) < 4 * row["standard error"] < 0.2
-        assert row["std: chains / grid"] == pytest.approx(1, abs=0.05)
+def test_chains_and_quadrature_agree_on_a_linear_generator(make_linear):
+    model, _, covariance = make_linear(sigma=2.0, n=2)
+    std = covariance.diagonal().sqrt().tolist()
+    for row in exactness.compare(model):
+        assert [row["std of z_1"], row["std of z_2"]] == pytest.approx(std, rel=0.01)
+        assert abs(row["mean: chains - quadrature"]) < 4 * row["standard error"] < 0.2
+        assert row["std: chains / quadrature"] == pytest.approx(1, abs=0.05)
 
 
-def test_the_reference_takes_steps_of_its_own():
+def test_steps_of_the_reference():
     torch.manual_seed(0)
     images = torch.rand(5, 3, 32, 32) * 2 - 1
     loop = Reference(images, public_net(32), torch.randn(5, 2))
@@ -81,8 +64,7 @@ def test_every_part_writes_its_table(faces, tmp_path, monkeypatch, capsys):
     printed, tables = capsys.readouterr().out, {}
     for part in benchmark.PARTS:
         assert (tmp_path / f"{part}.md").read_text(encoding="utf-8") in printed
-        with open(tmp_path / f"{part}.csv", encoding="utf-8") as file:
-            tables[part] = list(csv.DictReader(file))
+        tables[part] = read_csv(tmp_path / f"{part}.csv")
     ours = [row for row in tables["speed"] if "our" in row["of"]]
     assert [float(row["times public loop, our network"]) for row in ours] == [1, 1]
     assert [row["start"] for row in tables["training"]] == ["warm", "warm", "warm", "cold"]
@@ -90,6 +72,6 @@ def test_every_part_writes_its_table(faces, tmp_path, monkeypatch, capsys):
     assert float(tables["scaling"][0]["seconds"]) > 0 and int(tables["scaling"][0]["peak MB"]) > 100
 
 
-def test_unknown_parts_are_refused(capsys):
+def test_unknown_parts(capsys):
     assert benchmark.main(["--parts=speed,pace"]) == 2
     assert "--parts must be some of" in capsys.readouterr().err

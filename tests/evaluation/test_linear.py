@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal
 
 from evaluation import linear
 from evaluation.start import reconstruction_rows, similarity
+from inference.measures import psnr
 
 
 def draws(n, d=2, side=3, sigma=0.2, seed=0):
@@ -25,7 +26,7 @@ def likelihood(model, images):
 
 
 @pytest.mark.parametrize("noise", [torch.tensor(0.3), torch.linspace(0.1, 2, 12)])
-def test_the_density_without_a_large_matrix_is_scipys(noise):
+def test_density_equals_scipys(noise):
     generator = torch.Generator().manual_seed(1)
     x, mean, weights = (torch.randn(*shape, generator=generator, dtype=torch.float64)
                         for shape in ((5, 12), (12,), (3, 12)))
@@ -34,8 +35,7 @@ def test_the_density_without_a_large_matrix_is_scipys(noise):
     assert np.allclose(linear.log_normal(x, mean, weights, noise), expected, rtol=1e-12)
 
 
-def test_bits_per_dimension_are_those_of_the_density_on_the_scale_of_255():
-    """A uniform density over [-1, 1] spends the bits of a uniform one over 255 steps."""
+def test_bits_per_dimension_of_a_uniform_density():
     log_p = 10 * math.log(1 / 2)
     assert linear.bits_per_dim(log_p, 10) == pytest.approx(math.log2(255))
 
@@ -62,7 +62,7 @@ def test_probabilistic_pca_is_a_maximum_of_the_likelihood(n):
         assert model.noise.sqrt().item() == pytest.approx(0.2, rel=0.03)
 
 
-def test_pca_reconstructs_by_the_orthogonal_projection():
+def test_pca_reconstructs_by_orthogonal_projection():
     images = draws(12)
     model = linear.fit_pca(images, 4)
     residual = (images - model.reconstruct(images)).flatten(1)
@@ -70,7 +70,6 @@ def test_pca_reconstructs_by_the_orthogonal_projection():
     assert (residual @ model.encoder.T).abs().max() < 1e-12
     assert residual.square().sum().item() == pytest.approx(
         torch.linalg.svdvals(flat)[4:].square().sum().item())
-    assert torch.allclose(model.reconstruct(model.reconstruct(images)), model.reconstruct(images))
 
 
 def test_factor_analysis_is_a_maximum_and_reconstructs_by_the_posterior_mean():
@@ -84,7 +83,7 @@ def test_factor_analysis_is_a_maximum_and_reconstructs_by_the_posterior_mean():
 
 
 @pytest.mark.parametrize("fit", [linear.fit_pca, linear.fit_fa])
-def test_pixels_that_never_change_keep_the_density_finite(fit):
+def test_constant_pixels_keep_the_density_finite(fit):
     images = draws(8)
     images[:, :, 0] = 1.0
     images[:, :, 1:] = images[:1, :, 1:] + 1e-9 * images[:, :, 1:]
@@ -97,10 +96,9 @@ def test_pixels_that_never_change_keep_the_density_finite(fit):
 def test_rows_of_the_table(images):
     rows = linear.rows(images[:5])
     assert [(r["model"], r["d"]) for r in rows] == [("PCA", 2), ("PCA", 4), ("FA", 2), ("FA", 4)]
-    assert list(rows[0]) == list(linear.HEADS) and set(linear.FORMS) < set(linear.HEADS)
     model, row = linear.fit_pca(images[:5], 2), rows[0]
     recon = model.reconstruct(images[:5])
-    assert row["train_mse"] == pytest.approx((recon - images[:5]).square().mean().item())
+    assert row["train_psnr"] == pytest.approx(psnr(recon, images[:5]).mean().item())
     assert row["train_log_p"] == pytest.approx(model.log_density(images[:5]).mean().item())
     assert row["train_bits"] == pytest.approx(
         -row["train_log_p"] / 768 / math.log(2) + math.log2(127.5))
@@ -126,19 +124,15 @@ def test_reconstruction_of_each_image_and_the_mean(images):
     assert masked[1]["mse"] == pytest.approx(0.01, rel=0.2) and masked[1]["ssim"] is None
 
 
-def test_structural_similarity_is_that_of_wang_et_al(images):
-    """Their formula: an 11 x 11 Gaussian window of std 1.5, wherever it fits in the image."""
+def test_structural_similarity_equals_the_formula_of_wang_et_al(images):
     a, b = images[:1].double(), images[1:2].double()
     offset = torch.arange(11, dtype=torch.float64) - 5
     window = (-offset**2 / (2 * 1.5**2)).exp()
-    window = torch.outer(window, window) / window.sum() ** 2
-
-    def blur(x):
-        return torch.nn.functional.conv2d(x.transpose(0, 1), window.view(1, 1, 11, 11))
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
+    window = (torch.outer(window, window) / window.sum() ** 2).view(1, 1, 11, 11)
+    products = torch.cat([a, b, a * a, b * b, a * b]).view(15, 1, 16, 16)
+    mean_a, mean_b, *means = torch.nn.functional.conv2d(products, window).view(5, 3, 6, 6)
+    var_a, var_b = means[0] - mean_a**2, means[1] - mean_b**2
+    covariance = means[2] - mean_a * mean_b
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     ssim = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)
             / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean()

@@ -16,19 +16,28 @@ N = 5
 
 @pytest.fixture(scope="module")
 def linear():
-    """linear(sigma, prior_sigma): Joint of a linear generator, z of its images, exact log p."""
-    def make(sigma, prior_sigma=1.0):
+    """linear(sigma, prior_sigma, visible): Joint of a linear generator, z of its images, log p.
+
+    Rows of pixels from `visible` on are hidden.
+    """
+    def make(sigma, prior_sigma=1.0, visible=16):
         generator = torch.Generator().manual_seed(3)
         layer = torch.nn.Linear(2, 768)
         layer.weight.data = 0.15 * torch.randn(768, 2, generator=generator)
         layer.bias.data = 0.1 * torch.randn(768, generator=generator)
         z = prior_sigma * torch.randn(N, 2, generator=generator)
         images = (layer(z) + sigma * torch.randn(N, 768, generator=generator)).detach()
-        w = prior_sigma * layer.weight.detach().double()
-        covariance = w @ w.T + sigma**2 * torch.eye(768, dtype=torch.float64)
-        exact = torch.distributions.MultivariateNormal(layer.bias.detach().double(), covariance)
-        log_p = exact.log_prob(images.double())
-        return Joint(LinearNet(layer), images.view(N, 3, 16, 16), prior_sigma), z, log_p
+        mask = torch.zeros(N, 1, 16, 16)
+        mask[:, :, :visible] = 1
+        seen = mask[0].expand(3, -1, -1).flatten().bool()
+        images[:, ~seen] = 9.0
+        w = prior_sigma * layer.weight.detach()[seen].double()
+        covariance = w @ w.T + sigma**2 * torch.eye(len(w), dtype=torch.float64)
+        exact = torch.distributions.MultivariateNormal(layer.bias.detach()[seen].double(),
+                                                       covariance)
+        joint = Joint(LinearNet(layer), images.view(N, 3, 16, 16), prior_sigma,
+                      mask=None if seen.all() else mask)
+        return joint, z, exact.log_prob(images[:, seen].double())
     return make
 
 
@@ -51,9 +60,9 @@ def evidence(joint, z, sigma, **options):
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3, 1.0, 3.0])
-@pytest.mark.parametrize("prior_sigma", [1.0, 2.5])
-def test_log_p_of_a_linear_generator(linear, sigma, prior_sigma):
-    joint, z, log_p = linear(sigma, prior_sigma)
+@pytest.mark.parametrize("prior_sigma, visible", [(1.0, 16), (2.5, 16), (1.0, 8)])
+def test_log_p_of_a_linear_generator(linear, sigma, prior_sigma, visible):
+    joint, z, log_p = linear(sigma, prior_sigma, visible)
     found = evidence(joint, z, sigma)
     gap = (found.log_p - log_p).abs()
     assert gap.max() < 1e-3
@@ -94,7 +103,7 @@ def test_two_modes_against_brute_force():
     assert (found.mean - share @ fine.z).abs().max() < 2e-3
 
 
-def test_a_mode_that_the_search_missed_is_noticed_on_the_coarse_grid():
+def test_mass_on_the_coarse_grid_outside_the_modes_is_found():
     net, sigma = TwoAnimals(), 0.5
     z = torch.tensor([[0.9, 0.3]])
     joint = Joint(net, net(z).detach(), 1.0)
@@ -125,7 +134,7 @@ def test_merged_modes_have_the_same_moments():
     assert covariance.flatten().tolist() == pytest.approx([1.9375, 0, 0, 1.75])
 
 
-def test_importance_sampling_agrees_only_with_the_right_density(linear):
+def test_importance_sampling_agrees_with_the_right_sigma_only(linear):
     joint, z, log_p = linear(0.3)
     modes = evidence(joint, z, 0.3).modes
     estimate, error = importance(joint, modes, 0.3, n_draws=2000)
@@ -140,18 +149,14 @@ def test_ml_sigma_is_the_maximum(linear):
     assert abs(sigma / 0.3 - 1) < 0.05
     for other in (0.97 * sigma, 1.03 * sigma):
         assert evidence(joint, z, other).log_p.sum() < found.log_p.sum() - 0.1
-
-
-def test_ml_sigma_and_its_evidence_agree_before_convergence(linear):
-    joint, z, _ = linear(0.3)
-    sigma, found = ml_sigma(joint, survey(joint), z + 20, tolerance=0, rounds=1)
+    sigma, found = ml_sigma(joint, survey(joint), z + 20, tolerance=0, rounds=1)  # not converged
     assert (found.log_p - evidence(joint, z, sigma).log_p).abs().max() < 1e-2
 
 
 def annealed(joint, index, sigma, n_chains=64, n_steps=100):
     """log p of the images `index` by annealed importance sampling (Neal 2001) -> (m,) nats.
 
-    From draws of the prior through p(I | z)^beta p(z), the posterior at sigma / sqrt(beta).
+    It goes through p(I | z)^beta p(z), the posterior at sigma / sqrt(beta).
     """
     torch.manual_seed(0)
     chain_of = index.repeat_interleave(n_chains)
@@ -169,24 +174,8 @@ def annealed(joint, index, sigma, n_chains=64, n_steps=100):
 
 @pytest.mark.slow
 def test_quadrature_agrees_with_annealed_importance_sampling(images, make_model):
-    """Of three images of a trained generator; annealing uses neither the grid nor the modes."""
     model = make_model(n_epochs=60, learn_num_steps=8, mse_sigma=0.3)
     list(model)
     joint, index = Joint(model.net, images, 1.0), torch.arange(3)
     found = evidence(joint, model.z, 0.3)
     assert (found.log_p[index] - annealed(joint, index, 0.3)).abs().max() < 0.5
-
-
-def test_hidden_pixels_do_not_count(linear):
-    sigma = 0.3
-    joint, z, _ = linear(sigma)
-    mask = torch.zeros(N, 1, 16, 16)
-    mask[:, :, :8] = 1
-    images = joint.images.clone()
-    images[:, :, 8:] = 9.0
-    found = evidence(Joint(joint.net, images, 1.0, mask=mask), z, sigma)
-    seen = mask[0].expand(3, -1, -1).flatten().bool()
-    code = joint.net.code
-    w, bias = code.weight.detach()[seen].double(), code.bias.detach()[seen].double()
-    exact = torch.distributions.MultivariateNormal(bias, w @ w.T + sigma**2 * torch.eye(len(w)))
-    assert (found.log_p - exact.log_prob(images.flatten(1)[:, seen].double())).abs().max() < 1e-3
