@@ -94,7 +94,7 @@ class Config:
     def __post_init__(self):
         check(self)
         if self.img_size & (self.img_size - 1):
-            raise UserError(f"--img_size must be a power of two, not {self.img_size}")
+            raise UserError(f"--img_size must be a power of two such as 128, not {self.img_size}")
         masks.parse_mask(self.mask, self.img_size)
 
     @property
@@ -131,6 +131,8 @@ class ABP:
     """
 
     def __init__(self, config, images, start="warm", device="cpu", precision="fp32", names=None):
+        if start not in ("warm", "cold"):
+            raise UserError(f'start must be "warm" or "cold", not {start!r}')
         self.config, self.images, self.start = config, images.cpu(), start
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.names = names or [f"image {i}" for i in range(len(images))]
@@ -251,8 +253,6 @@ def fit(images, **options):
     """
     images = utils.check_images(images)
     config = Config(**{"start": "warm", "img_size": images.shape[-1]} | options)
-    if config.start == "both":
-        raise UserError('--start must be "warm" or "cold" here; call fit once for each')
     device = choose_device(config.device)
     model = ABP(config, images, config.start, device, choose_precision(config.precision, device))
     history = list(model)

@@ -57,7 +57,8 @@ def plot_maps(rows, folder):
     """
     zooms = max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=((2 + zooms) * 1.45 + 0.8, 1.45 * len(rows) + 0.4), layout="constrained")
+        size = (2 + zooms) * 1.45 + 0.8, 1.45 * len(rows) + 0.4
+        fig = Figure(figsize=size, layout="constrained")
         axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
                             width_ratios=[0.75] + [1.0] * (1 + zooms))
         for line, row in zip(axes, rows, strict=True):
@@ -101,7 +102,8 @@ def plot_chains(rows, folder):
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(len(samplers) * 1.45 + 0.8, 1.45 * len(rows) + 0.4), layout="constrained")
+        size = len(samplers) * 1.45 + 0.8, 1.45 * len(rows) + 0.4
+        fig = Figure(figsize=size, layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             mode = row["modes"][0]

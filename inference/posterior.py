@@ -1,11 +1,14 @@
 """The posterior p(z | I) of a fixed generator, from which the samplers draw."""
 import copy
+import warnings
 
 import torch
 from torch import nn
 
 from runs.options import UserError
 
+# torch compiles its rules of forward differentiation with a function that it has deprecated
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 AT_ONCE = 8            # tangents that go through the network together, to bound the memory
 # bf16 rounds a pixel by about 2^-10 and U by D 2^-20 / (2 sigma^2); at smaller sigma this noise
 # hides the modes

@@ -175,7 +175,8 @@ def load_checkpoint(path):
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the folder of a start, "
+                        "such as output/001/warm") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds objects other than tensors and plain values, and was not "
                         "opened; use a checkpoint that this program wrote") from None

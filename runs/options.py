@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import math
 import sys
-import warnings
 
 
 class UserError(ValueError):
@@ -59,8 +58,9 @@ def check(config):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         flags = [text for action in self._actions for text in action.option_strings]
-        near = [m for word in message.split() if word.startswith("--")
-                for m in difflib.get_close_matches(word.split("=")[0], flags, 1) if m != word]
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        near = [match for word in unknown if word.rstrip(":") not in flags
+                for match in difflib.get_close_matches(word, flags, 1)]
         hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the options"
         raise UserError(f"{message}; {hint}")
 
@@ -74,11 +74,10 @@ def parse_args(config_class, argv=None, description=None, prog="python abp.py", 
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    fields, groups = {f.name: f for f in dataclasses.fields(config_class)}, {"": parser}
+    fields, group = {f.name: f for f in dataclasses.fields(config_class)}, parser
     for name, f in fields.items():
-        title = f.metadata["group"]
-        group = groups[title] if title in groups else parser.add_argument_group(title)
-        groups[title] = group
+        if f.metadata["group"]:
+            group = parser.add_argument_group(f.metadata["group"])
         default = f.default if f.default != "" else "none"
         meaning = f"{f.metadata['meaning']}; {allowed(f)} (default: {default})".replace("%", "%%")
         if f.metadata["positional"]:
@@ -110,7 +109,6 @@ def run_program(prog, description, commands, argv=None, presets=None):
     commands  {sub-command: (config class, function)}; "" is the program without a sub-command.
               function(config, given) returns None or an exit status
     """
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv and argv[0] in commands else ""
 
