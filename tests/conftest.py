@@ -1,4 +1,4 @@
-"""A small folder of drawn faces, small models, and the command line as a subprocess."""
+"""Six small drawn faces, small models, and the command line."""
 import subprocess
 import sys
 import tempfile
@@ -30,7 +30,7 @@ def names(folder):
 
 
 def refusal(capsys, *argv):
-    """The one line on standard error with which main refuses a command line; exit status 2."""
+    """The error message of main on invalid arguments: one line, exit status 2."""
     assert main([str(a) for a in argv]) == 2
     _, err = capsys.readouterr()
     assert err.count("\n") == 1 and err.startswith("abp.py: error: ")
@@ -60,7 +60,7 @@ def make_model(images):
 
 
 def smooth_generator(nz=2, img_size=64, hidden=64, width=4):
-    """A generator that was not trained, of smooth pictures with contrast."""
+    """An untrained generator of smooth pictures with contrast."""
     torch.manual_seed(1)
     net = GenNet(nz, img_size, hidden, width).requires_grad_(False)
     taps = torch.tensor([0.25, 0.75, 0.75, 0.25])  # bilinear interpolation to twice the side
@@ -71,7 +71,7 @@ def smooth_generator(nz=2, img_size=64, hidden=64, width=4):
 
 
 class LinearNet(torch.nn.Module):
-    """A generator g(z) = W z + b, with all that ABP asks of a generator."""
+    """A generator g(z) = W z + b."""
 
     def __init__(self, layer):
         super().__init__()
@@ -84,8 +84,8 @@ class LinearNet(torch.nn.Module):
 
 @pytest.fixture
 def make_linear(make_model):
-    """An ABP model whose generator is g(z) = W z + b: its posterior is Gaussian and known in closed
-    form."""
+    """make_linear(sigma, n, nz): an ABP model of a linear generator, and the mean (nz,) and
+    covariance (nz, nz) of its Gaussian posterior."""
     def make(sigma, n=4000, nz=2, **options):
         generator = torch.Generator().manual_seed(3)
         layer = torch.nn.Linear(nz, 3 * 16 * 16)
@@ -100,8 +100,8 @@ def make_linear(make_model):
         prior = torch.eye(nz) / model.config.prior_sigma**2
         precision = layer.weight.T @ layer.weight / sigma**2 + prior
         pull = layer.weight.T @ (image.flatten() - layer.bias) / sigma**2
-        return model, torch.linalg.solve(precision,
-                                         pull).detach(), torch.linalg.inv(precision).detach()
+        mean, covariance = torch.linalg.solve(precision, pull), torch.linalg.inv(precision)
+        return model, mean.detach(), covariance.detach()
     return make
 
 
@@ -112,7 +112,7 @@ def command(folder, *args, **small):
 
 
 def run_cli(*args, **kwargs):
-    """python abp.py ARGS as a user's shell would run it, from another folder."""
+    """python abp.py ARGS in a process, from another folder."""
     return subprocess.run([sys.executable, str(ROOT / "abp.py"), *map(str, args)],
                           capture_output=True, text=True, timeout=120,
                           **{"cwd": tempfile.gettempdir()} | kwargs)

@@ -1,5 +1,4 @@
-"""The results of a default run stay what they are: a small run in seconds, the full one marked
-slow."""
+"""Regression tests of the results: a small run in seconds, the default run marked slow."""
 import json
 
 import pytest

@@ -1,35 +1,31 @@
-"""Images in, images out: every kind of file a user may have in the folder, and what pictures look
-like."""
+"""Image files of every kind, pictures and figures."""
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import utils
-from data.draw import draw_face, plan_set
+from data.draw import draw_face, draw_set, plan_set
 from runs.files import hash_images
 from runs.options import UserError
 from utils import load_image, load_img_tensors, to_pixels, to_tensor
 
 
 def gradient(w=40, h=40):
-    """An RGB picture whose red grows to the right and green downwards."""
+    """An RGB picture: red grows to the right, green downwards."""
     y, x = np.mgrid[:h, :w]
     pixels = np.stack([x * 255 // (w - 1), y * 255 // (h - 1), np.full((h, w), 60)], 2)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def test_black_is_minus_one_and_white_is_one_exactly():
-    pixels = Image.fromarray(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
-    assert to_tensor(pixels)[:, 0].T.tolist() == [[-1, -1, -1], [1, 1, 1]]
-
-
 def test_every_grey_level_survives_loading_and_saving():
     levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    assert (to_tensor(levels).min(), to_tensor(levels).max()) == (-1, 1)
     assert np.array_equal(to_pixels(to_tensor(levels)), np.asarray(levels))
 
 
-def test_files_are_sorted_by_name_and_others_are_passed_over(tmp_path):
+def test_image_files_are_sorted_by_name_and_others_skipped(tmp_path):
     for name, level in (("b.png", 100), ("a.JPG", 50), ("c.webp", 200)):
         Image.new("RGB", (20, 20), (level,) * 3).save(tmp_path / name)
     (tmp_path / "factors.csv").write_text("name,lion\n")
@@ -40,7 +36,7 @@ def test_files_are_sorted_by_name_and_others_are_passed_over(tmp_path):
                           atol=0.02)
 
 
-def test_wide_and_tall_images_are_cropped_at_the_centre_not_squashed(tmp_path):
+def test_wide_and_tall_images_are_cropped_at_the_centre(tmp_path):
     wide = Image.new("RGB", (96, 32), "black")
     wide.paste(gradient(32, 32), (32, 0))
     wide.save(tmp_path / "wide.png")
@@ -79,7 +75,7 @@ def test_other_colour_modes_become_rgb(tmp_path, mode, suffix):
     assert (load_image(path, 40) - expected).abs().mean() <= tolerance
 
 
-def test_transparency_is_laid_on_white(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     clear = Image.new("RGBA", (20, 20), (10, 10, 10, 0))
     clear.save(tmp_path / "clear.png")
     clear.convert("LA").save(tmp_path / "clear_grey.png")
@@ -89,7 +85,7 @@ def test_transparency_is_laid_on_white(tmp_path):
     assert (images == 1).all()
 
 
-def test_animations_give_their_first_frame_and_one_pixel_fills_the_square(tmp_path):
+def test_first_frame_of_an_animation_and_a_single_pixel(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     Image.new("RGB", (1, 1), (255, 0, 0)).save(tmp_path / "one.png")
@@ -135,7 +131,7 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind):
     assert ("million pixels" in message) == (kind == "huge")
 
 
-def test_folders_that_hold_nothing_are_refused(tmp_path):
+def test_folders_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "folder.png").mkdir()
     for folder, words in ((tmp_path / "missing", "no such folder"), (tmp_path, "no image"),
@@ -145,13 +141,11 @@ def test_folders_that_hold_nothing_are_refused(tmp_path):
 
 
 def test_pictures_have_a_fixed_range(tmp_path):
-    """A dull image stays dull, alone or beside a vivid one."""
     dull, vivid = torch.full((1, 3, 8, 8), 0.1), torch.ones(1, 3, 8, 8)
     utils.save_images(dull, tmp_path / "alone.png")
     utils.save_images(torch.cat([dull, vivid]), tmp_path / "beside.png")
-    assert np.asarray(Image.open(tmp_path
-                                 / "alone.png")).tolist() == np.full((8, 8, 3), 140).tolist()
-    assert np.asarray(Image.open(tmp_path / "beside.png"))[0, 0].tolist() == [140] * 3
+    assert (np.asarray(Image.open(tmp_path / "alone.png")) == 140).all()
+    assert (np.asarray(Image.open(tmp_path / "beside.png"))[:8, :8] == 140).all()
 
 
 def test_a_grid_goes_row_by_row(tmp_path):
@@ -179,7 +173,7 @@ def test_reconstructions_stand_under_their_images_in_labelled_blocks(tmp_path):
     assert (sheet[block:, 16 + 2 * row:] == 255).all()                   # no sixth image
 
 
-def test_drawn_faces_are_the_same_every_time_and_follow_their_factors():
+def test_drawn_faces_follow_their_factors():
     face = plan_set(6)[2]
     a, b = (np.asarray(draw_face(face.lion, face.turn, face.traits, 64), float) for _ in range(2))
     assert a.shape == (64, 64, 3) and np.array_equal(a, b)
@@ -192,10 +186,7 @@ def test_drawn_faces_are_the_same_every_time_and_follow_their_factors():
             draw_face(bad, 0.0)
 
 
-def test_the_committed_faces_are_those_the_script_draws():
-    from conftest import ROOT
-
-    from data.draw import draw_set
+def test_the_committed_faces_are_the_drawn_ones():
     folder = ROOT / "data" / "drawn"
     names = [line.split(",")[0] for line in (folder / "factors.csv").read_text().splitlines()[1:]]
     assert len(names) == 24 and list(hash_images(folder)) == [f"{n}.png" for n in names]
@@ -204,8 +195,23 @@ def test_the_committed_faces_are_those_the_script_draws():
     assert stored.shape == (256, 256, 3) and np.abs(stored - np.asarray(image, float)).mean() < 1
 
 
-def test_a_label_is_never_longer_than_its_row(tmp_path):
-    """Cut off at both ends, it would touch the top and the bottom of its row."""
+def test_long_labels_of_reconstructions_fit_their_row(tmp_path):
     utils.save_recon({"a label of many words": torch.ones(1, 3, 128, 128)}, tmp_path / "recon.png")
     ink = (np.array(Image.open(tmp_path / "recon.png")).min(2) < 200).any(1).nonzero()[0]
     assert 0 < ink.min() < 20 and 108 < ink.max() < 127
+
+
+def test_labels_of_reconstructions_have_eight_points_in_print(tmp_path):
+    utils.save_recon({"image": torch.zeros(12, 3, 128, 128)}, tmp_path / "recon.png")
+    text = 12 * 130 * 8 / (72 * 6.6)                                  # pixels, of 8 points
+    sheet = np.asarray(Image.open(tmp_path / "recon.png").convert("L"))
+    ink = (sheet[:, :sheet.shape[1] - 12 * 130] < 128).any(0).nonzero()[0]
+    assert 0.6 * text < np.ptp(ink) < 1.1 * text
+
+
+def test_figures_are_reproducible_and_in_computer_modern(tmp_path):
+    history = {"warm": [{"epoch": k, "loss": 10.0 / k, "psnr": 10.0 + k} for k in (1, 2, 3)]}
+    paths = [tmp_path / "a.pdf", tmp_path / "b.pdf"]
+    for path in paths:
+        utils.plot_stats(history, [path])
+    assert paths[0].read_bytes() == paths[1].read_bytes() and b"Cmr10" in paths[0].read_bytes()

@@ -1,4 +1,4 @@
-"""Samplers on densities with known answers, and wrong versions of them as controls."""
+"""Samplers on known densities; wrong versions of the samplers fail the same checks."""
 import math
 
 import pytest
@@ -10,6 +10,7 @@ from inference.samplers import TARGET_GRADIENT, TARGET_WALK, langevin, mala, rw_
 
 PRECISION = torch.tensor([[4.0, 1.0], [1.0, 9.0]])
 EXACT = ("rw_mh", "mala", "smmala")
+ALL = ("langevin", *EXACT)
 
 
 def gaussian(z):
@@ -32,20 +33,20 @@ def with_metric(neg_log_density, metric):
 
 
 def curved(z):
-    """A metric that changes with z, so that leaving it out of the ratio shows."""
+    """A metric that changes with z."""
     eye = torch.eye(z.shape[1])
     return 2 * (eye * (1 + z.square().sum(1))[:, None, None] + z[:, :, None] * z[:, None, :])
 
 
 def run(name, neg_log_density, z, n_steps, step, metric=curved, **options):
-    """One of the four samplers by its name on any density."""
+    """A sampler by its name on a density."""
     if name == "smmala":
         return smmala(with_metric(neg_log_density, metric), z, n_steps, step, **options)
     sampler = {"langevin": langevin, "mala": mala, "rw_mh": rw_mh}[name]
     return sampler(neg_log_density, z, n_steps, step, **options)
 
 
-# ---- Eq. 6 and its known bias, which an accept step removes
+# ---- Eq. 6 and its bias, which the accept step removes
 
 def test_drift_and_noise_of_a_langevin_step():
     torch.manual_seed(0)
@@ -59,7 +60,7 @@ def test_drift_and_noise_of_a_langevin_step():
 @pytest.mark.parametrize("s, ula, no_ratio, swapped", [
     (0.5, 1.066, 0.52, 0.35), (1.0, 1.333, 0.57, 0.40), (1.5, 2.286, 0.70, 0.53)])
 def test_variance_on_a_unit_gaussian(monkeypatch, s, ula, no_ratio, swapped):
-    """Langevin: 1 / (1 - s^2/4). MALA: 1, unless the proposals' ratio is left out or inverted."""
+    """Langevin: 1 / (1 - s^2/4). MALA: 1, but not without the ratio of the proposals."""
     def variance(sampler):
         torch.manual_seed(0)
         return sampler(unit, torch.randn(60_000, 1), 60, s).z.var().item()
@@ -93,15 +94,7 @@ def test_mean_acceptance_of_mala_on_a_unit_gaussian(monkeypatch, s):
     assert abs(acceptance() - expected) > 0.01
 
 
-@pytest.mark.parametrize("s", [0.1, 0.3])
-def test_variance_of_langevin_in_every_direction(s):
-    torch.manual_seed(0)
-    z = langevin(gaussian, torch.randn(40_000, 2), 400 if s < 0.2 else 100, s).z
-    values, vectors = torch.linalg.eigh(PRECISION)
-    assert torch.allclose((z @ vectors).var(0), 1 / (values * (1 - s**2 * values / 4)), rtol=0.03)
-
-
-def test_langevin_is_unstable_above_its_largest_step():
+def test_largest_stable_step_of_langevin():
     largest = torch.linalg.eigvalsh(PRECISION)[-1].item()
     torch.manual_seed(0)
     below = langevin(gaussian, torch.randn(100, 2), 200, math.sqrt(3.6 / largest))
@@ -149,27 +142,18 @@ def test_two_unequal_modes(name, step):
     assert distance_to_two_modes(name, step) < 0.03
 
 
-def test_two_unequal_modes_detect_langevin_and_a_missing_determinant(monkeypatch):
+def test_two_modes_detect_langevin_and_a_missing_determinant(monkeypatch):
     assert distance_to_two_modes("langevin", 0.8) > 0.06
     monkeypatch.setattr(samplers, "_log_det", lambda chol: torch.zeros(len(chol)))
     assert distance_to_two_modes("smmala", 1.5) > 0.06
-
-
-@pytest.mark.parametrize("name, step", [("langevin", 0.3), ("mala", 0.5), ("rw_mh", 0.2)])
-def test_states_may_be_images(name, step):
-    """N(0, 2^2) for each pixel; Langevin has its own variance."""
-    torch.manual_seed(0)
-    chains = run(name, lambda y: unit(y) / 4, 2 * torch.randn(300, 3, 4, 4), 60, step)
-    bias = 1 / (1 - step**2 / 4 / 4) if name == "langevin" else 1
-    assert chains.z.shape == (300, 3, 4, 4) and chains.z.var() == pytest.approx(4 * bias, rel=0.04)
 
 
 # ---- step sizes
 
 @pytest.mark.parametrize("name, target", [("mala", TARGET_GRADIENT), ("rw_mh", TARGET_WALK),
                                           ("smmala", TARGET_GRADIENT), ("langevin", 0.95)])
-def test_each_chain_adapts_its_own_step_to_the_target(name, target):
-    """Chains on densities of widths from .01 to 1, all from the same first step."""
+def test_each_chain_adapts_its_step_size(name, target):
+    """Densities of widths 0.01 to 1, all with the same first step size."""
     scale = torch.logspace(-2, 0, 12).unsqueeze(1)
 
     def density(z):
@@ -191,8 +175,8 @@ def test_each_chain_adapts_its_own_step_to_the_target(name, target):
 @pytest.mark.parametrize("name, nz, error", [
     ("mala", 1, -0.116), ("mala", 2, -0.041), ("mala", 5, 0.0),
     ("smmala", 1, -0.003), ("smmala", 2, -0.005), ("smmala", 5, 0.002)])
-def test_bias_of_adaptation_whose_gain_does_not_fade(name, nz, error):
-    """Relative error of the stationary variance on N(0, I); a fixed step has none."""
+def test_bias_of_adaptation_at_a_constant_gain(name, nz, error):
+    """Relative error of the stationary variance on N(0, I), against a fixed step size."""
     def eye(z):
         return torch.eye(nz).expand(len(z), nz, nz)
 
@@ -210,7 +194,7 @@ def test_bias_of_adaptation_whose_gain_does_not_fade(name, nz, error):
     assert adapted - 1 == pytest.approx(error, abs=0.015) and fixed == pytest.approx(1, abs=0.015)
 
 
-def test_adaptation_that_fades_is_exact_in_the_limit():
+def test_fading_adaptation_is_exact():
     torch.manual_seed(0)
     steps, z, step = [], torch.randn(20_000, 1), 2.0
     for age in range(0, 2000, 200):
@@ -221,28 +205,15 @@ def test_adaptation_that_fades_is_exact_in_the_limit():
 
 
 def test_adapted_manifold_steps_are_at_most_a_full_newton_step():
-    """A chain far from the mode accepts every step towards it; it must not learn to overshoot."""
+    """Also of chains far from the mode, which accept every step towards it."""
     torch.manual_seed(0)
     chains = run("smmala", gaussian, torch.full((50, 2), 30.0), 5, 1.0,
                  lambda z: PRECISION.expand(len(z), 2, 2), target=TARGET_GRADIENT)
     assert chains.step.max() <= math.sqrt(2) + 1e-6 and chains.z.abs().max() < 5
 
 
-@pytest.mark.parametrize("sampler, low, high, target", [
-    (mala, 0.3, 1.2, TARGET_GRADIENT), (rw_mh, 0.1, 0.5, TARGET_WALK)])
-def test_targets_are_the_acceptance_at_which_chains_move_furthest(sampler, low, high, target):
-    """By mean squared jump on N(0, I) in 100 dimensions, among 20 step sizes."""
-    torch.manual_seed(0)
-    start, found = torch.randn(4000, 100), []
-    for step in torch.linspace(low, high, 20):
-        chains = sampler(unit, start, 1, step)
-        jump = (chains.z - start).square().sum(1).mean().item()
-        found.append((jump, chains.acceptance.mean().item()))
-    assert max(found)[1] == pytest.approx(target, abs=0.08)
-
-
-@pytest.mark.parametrize("name", ["langevin", *EXACT])
-def test_no_steps_zero_steps_and_huge_steps(name):
+@pytest.mark.parametrize("name", ALL)
+def test_zero_small_and_huge_steps(name):
     torch.manual_seed(0)
     start = torch.randn(200, 2)
     none = run(name, gaussian, start, 0, 0.1)
@@ -257,7 +228,7 @@ def test_no_steps_zero_steps_and_huge_steps(name):
 
 # ---- independent chains, invalid densities, counts
 
-@pytest.mark.parametrize("name", ["langevin", *EXACT])
+@pytest.mark.parametrize("name", ALL)
 def test_chains_are_independent(name):
     def ends(others):
         torch.manual_seed(0)
@@ -270,7 +241,7 @@ def test_chains_are_independent(name):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", EXACT)
-def test_non_finite_densities_are_rejected_and_left(name, bad):
+def test_non_finite_densities_are_rejected(name, bad):
     def half_plane(z):
         return torch.where(z[:, 0] > 0, z[:, 0] * 0 + bad, gaussian(z))
 
@@ -282,7 +253,8 @@ def test_non_finite_densities_are_rejected_and_left(name, bad):
     assert (outside.z[:, 0] <= 0).all()
 
 
-def test_a_non_finite_start_does_not_shrink_its_steps():
+def test_chains_leave_a_distant_non_finite_start():
+    """Its rejected steps do not shrink the step size."""
     def far_side(z):
         return torch.where(z[:, 0] > -1, math.nan, unit(z))
 
@@ -302,8 +274,8 @@ def test_a_metric_that_is_not_positive_definite_is_rejected():
 
 
 @pytest.mark.parametrize("name, each", [("langevin", 2), ("mala", 2), ("rw_mh", 1), ("smmala", 4)])
-def test_network_passes_are_counted(name, each):
-    """One for each evaluation, one more for its gradient, one for each of three tangents."""
+def test_number_of_network_passes(name, each):
+    """An evaluation counts as one, its gradient as one, each of three tangents as one."""
     calls = []
 
     def density(z):
@@ -314,7 +286,7 @@ def test_network_passes_are_counted(name, each):
     assert len(calls) == 8 and chains.passes == 8 * each
 
 
-@pytest.mark.parametrize("name", ["langevin", *EXACT])
+@pytest.mark.parametrize("name", ALL)
 def test_callback_after_each_step(name):
     seen = []
     torch.manual_seed(0)
