@@ -6,7 +6,7 @@ image (n, 3, S, S). Device and dtype follow z; noise comes from torch's global g
     langevin   unadjusted Langevin, Eq. 6 of the handout: biased
     mala       Metropolis-adjusted Langevin (Besag 1994; Roberts and Tweedie 1996)
     smmala     simplified manifold MALA (Girolami and Calderhead 2011)
-    rw_mh      random-walk Metropolis, without gradient
+    rw_mh      random-walk Metropolis, without gradient (Metropolis et al. 1953)
 
 Each chain has its own step size. With a `target` it is adapted after every step,
 
@@ -79,10 +79,7 @@ def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
 
 
 def rw_mh(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
-    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))); else as `mala`.
-
-    Source: Metropolis et al. 1953.
-    """
+    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))); else as `mala`."""
     return _run(_RandomWalk(neg_log_density), 1, z, n_steps, step, target, age, callback)
 
 
