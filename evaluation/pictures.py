@@ -55,12 +55,11 @@ def plot_maps(rows, folder):
     rows  dicts with image (3, S, S), title, plane (cells, cells), reach, z (2,) of the run, and
           modes, a list of dicts with z (2,), share, zoom (cells, cells), extent
     """
-    zooms = max(len(row["modes"]) for row in rows)
+    columns = 2 + max(len(row["modes"]) for row in rows)
     with matplotlib.rc_context(STYLE):
-        size = (2 + zooms) * 1.45 + 0.8, 1.45 * len(rows) + 0.4
-        fig = Figure(figsize=size, layout="constrained")
-        axes = fig.subplots(len(rows), 2 + zooms, squeeze=False,
-                            width_ratios=[0.75] + [1.0] * (1 + zooms))
+        fig = Figure(figsize=(1.45 * columns + 0.8, 1.45 * len(rows) + 0.4), layout="constrained")
+        axes = fig.subplots(len(rows), columns, squeeze=False,
+                            width_ratios=[0.75] + [1.0] * (columns - 1))
         for line, row in zip(axes, rows, strict=True):
             line[0].imshow(to_pixels(row["image"]), interpolation="lanczos")
             line[0].set_title(file_name(row["title"]), pad=2, **FILE_NAME)
@@ -102,8 +101,7 @@ def plot_chains(rows, folder):
     """
     samplers = list(rows[0]["paths"])
     with matplotlib.rc_context(STYLE):
-        size = len(samplers) * 1.45 + 0.8, 1.45 * len(rows) + 0.4
-        fig = Figure(figsize=size, layout="constrained")
+        fig = Figure(figsize=(2 * COLUMN, 1.45 * len(rows) + 0.4), layout="constrained")
         axes = fig.subplots(len(rows), len(samplers), squeeze=False, sharex="row", sharey="row")
         for line, row in zip(axes, rows, strict=True):
             mode = row["modes"][0]
