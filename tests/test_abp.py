@@ -233,7 +233,7 @@ def test_fit_in_a_thread(images):
     (torch.full((2, 3, 16, 16), 2.0), {}, "range"),
     (torch.zeros(2, 3, 20, 20), {}, "power of two"),
     (torch.zeros(2, 3, 16, 16), {"lr": -1}, "--lr"),
-    (torch.zeros(2, 3, 16, 16), {"start": "both"}, "--start"), ("images", {}, "array")])
+    (torch.zeros(2, 3, 16, 16), {"start": "both"}, "start"), ("images", {}, "array")])
 def test_fit_with_invalid_images_or_options(images, options, words):
     with pytest.raises(UserError, match=words):
         fit(images, **options)

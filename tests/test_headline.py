@@ -28,10 +28,10 @@ def test_a_small_run_on_the_drawn_faces(start, psnr, tolerance, z_square):
 
 @pytest.mark.slow
 def test_the_default_run(tmp_path):
-    """Seed 1; tolerances are at least the range over seeds 1 to 3 (docs/benchmark.md)."""
+    """Seed 1 in bf16 and in fp32 gave 33.2 and 33.3 dB warm, 31.1 and 31.6 dB cold."""
     assert abp.main([f"--out={tmp_path / 'run'}"]) == 0
-    for start, psnr in (("warm", 33.2), ("cold", 31.1)):
+    for start, psnr in (("warm", 33.2), ("cold", 31.3)):
         metrics = json.loads((tmp_path / "run" / start / "metrics.json").read_text())
         assert metrics["psnr"] == pytest.approx(psnr, abs=0.6)
-        assert metrics["z_mean_square"] == pytest.approx(1.1, abs=0.3)
-        assert metrics["sample_nearest_psnr"] == pytest.approx(28.4, abs=1.0)
+        assert metrics["z_mean_square"] == pytest.approx(1.2, abs=0.3)
+        assert metrics["sample_nearest_psnr"] == pytest.approx(28.1, abs=1.0)

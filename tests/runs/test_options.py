@@ -99,3 +99,6 @@ def test_help_lists_every_option_and_its_default(capsys):
     for f in Config.__dataclass_fields__.values():
         default = f.default if f.default != "" else "none"
         assert f"--{f.name} " in text and f"(default: {default})" in text
+    titles = ["what to run:", "handout:", "generator:", "learning:", "inference:", "output:"]
+    places = [text.rindex(f" {title} ") for title in titles]
+    assert places == sorted(places) and places[1] < text.rindex(" --ninterp INT ") < places[2]
