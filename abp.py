@@ -7,7 +7,7 @@
     (2) learn:  theta <- theta - Adam(d/dtheta mean_i |I_i - g(z_i)|^2 / (2 sigma^2))        (Eq. 7)
 
 Han, Lu, Zhu, Wu: Alternating Back-Propagation for Generator Network, AAAI 2017; equation numbers of
-the course handout. I image of D values, g generator, theta its weights, z latent, s step size.
+the course handout. I: image of D values, g: generator, theta: its weights, z: latent, s: step size.
 
     python abp.py                      train warm and cold, draw every figure into output/001
     python abp.py --data FOLDER        your own images; --help lists every option
@@ -40,7 +40,7 @@ PRESETS = {"handout": {"langevin_step_size": 0.03, "langevin_num_steps": 10, "pr
 @dataclass(frozen=True)
 class Config:
     """Hyperparameters: edit them here or on the command line: python abp.py --n_epochs 9"""
-    start: str = option("both", "chains continue from the last epoch (warm) or begin anew (cold)",
+    start: str = option("both", "chains start from the last epoch's z (warm) or the prior (cold)",
                         choices=("both", "warm", "cold"), group="what to run")
     data: str = option("", "folder of images; none: the drawn faces in data/drawn")
     mask: str = option("none", f"visible pixels of the images: {masks.MEANING}")
@@ -48,7 +48,7 @@ class Config:
     resume: str = option("", "run folder to continue; a larger --n_epochs extends a finished run")
     seed: int = option(1, "seed of all random numbers", 0, 2**31 - 1)
     device: str = option("auto", "auto, cpu, cuda or cuda:K; auto: a CUDA GPU if there is one")
-    precision: str = option("auto", "of the convolutions; auto: bf16 where the hardware has it",
+    precision: str = option("auto", "of the convolutions; auto: bf16 if the hardware multiplies it",
                             choices=("auto", *DTYPES))
 
     n_epochs: int = option(240, "passes over the images", 1, 10**6, group="handout")
@@ -77,7 +77,7 @@ class Config:
     sigma_start: float = option(20.0, "sigma at the first epoch, if above mse_sigma, which it "
                                       "reaches after 60 % of the epochs", 1e-3, 1e4)
     z_noise: float = option(0.06, "std, in units of prior_sigma, of noise on z in learning steps, "
-                                  "which makes the plane between images smooth", 0, 10)
+                                  "which makes the latent plane between images smooth", 0, 10)
 
     sampler: str = option("auto", "langevin is Eq. 6, mala adds an accept step, smmala a metric "
                                   "too; auto: langevin if a step size is given, else smmala",
@@ -94,7 +94,7 @@ class Config:
     def __post_init__(self):
         check(self)
         if self.img_size & (self.img_size - 1):
-            raise UserError(f"--img_size must be a power of two, not {self.img_size}")
+            raise UserError(f"--img_size must be a power of two such as 128, not {self.img_size}")
         masks.parse_mask(self.mask, self.img_size)
 
     @property
@@ -123,14 +123,17 @@ class Config:
 
 
 class ABP:
-    """A generator and one latent per training image; iterating trains, a row of the log per epoch.
+    """A generator and a latent for each training image. Iterating trains; see __iter__.
 
-    images  (n, 3, S, S) in [-1, 1], and their names for messages; start "warm" or "cold"
+    images  (n, 3, S, S) in [-1, 1];  names  a str for each, used in error messages
+    start   "warm" or "cold";  precision  "fp32" or "bf16"
     Raises UserError if the generator mixes the images of a batch or makes images of another shape.
     """
 
     def __init__(self, config, images, start="warm", device="cpu", precision="fp32", names=None):
-        self.config, self.images, self.start = config, images, start
+        if start not in ("warm", "cold"):
+            raise UserError(f'start must be "warm" or "cold", not {start!r}')
+        self.config, self.images, self.start = config, images.cpu(), start
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.names = names or [f"image {i}" for i in range(len(images))]
         self.mask = masks.make_mask(config.mask, len(images), config.img_size, config.seed)
@@ -148,19 +151,19 @@ class ABP:
 
     # ---- step 1: infer
     def infer(self, index):
-        """Step 1 for the images `index` (m,): new self.z -> acceptance and step size, (m,) each."""
+        """Step 1 for images `index` (m,): moves self.z -> acceptance rate, step size, (m,) each."""
         (x, mask), sigma = self._batch(index), self.config.sigma(self.epoch, self.visible)
         z = self.chain_start(self.posterior(x, sigma, mask), self.z[index])
         self.jumps += (z != self.z[index]).any(1).sum().item() if self.start == "warm" else 0
         chains = self.sample_langevin(z, x, sigma, mask, self.step[index])
-        self._check_finite(chains.z, index, "its chain", "--langevin_step_size (0 adapts it)")
+        self._check_finite(chains.z, index, "its chain",
+                           "lower --langevin_step_size or use --sampler smmala")
         self.z[index], self.step[index] = chains.z, chains.step
         self.passes += chains.passes * len(index)
         return chains.acceptance, chains.step
 
     def chain_start(self, posterior, current):
-        """Where chains start -> z (n, nz): `current` or a jump (warm), draws of the prior
-        (cold)."""
+        """States where chains start, (n, nz): `current` after jumps (warm) or the prior (cold)."""
         warm, n, n_draws = self.start == "warm", len(current), self.config.prior_draws
         if not n_draws:
             return current if warm else self._prior(n)
@@ -177,22 +180,22 @@ class ABP:
         return SAMPLERS[name](density, z, config.langevin_num_steps, step, target, age)
 
     def posterior(self, x, sigma=None, mask=None):
-        """p(z | x) of the present generator for images x (n, 3, S, S), at mse_sigma if None."""
+        """p(z | x) of the current generator for images x (n, 3, S, S); sigma None: mse_sigma."""
         sigma, prior_sigma = sigma or self.config.mse_sigma, self.config.prior_sigma
         return Posterior(frozen(self.net), x, sigma, prior_sigma, self.dtype, mask)
 
     # ---- step 2: learn
     def learn(self, index, progress):
-        """Step 2 for the images `index` (m,): an Adam step on Eq. 7 at their z, widened by z_noise.
+        """Step 2 for images `index` (m,): an Adam step along Eq. 7 at their z, with z_noise added.
 
-        progress in [0, 1) sets the learning rate. Returns the norm of Eq. 7 at mse_sigma.
+        progress in [0, 1) sets the learning rate. Returns the norm of the gradient at mse_sigma.
         """
         (x, mask), z = self._batch(index), self.z[index]
         z = z + self.config.z_noise * self.config.prior_sigma * torch.randn_like(z)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
             error = x - self.net(z).float()
         squared_error = (error if mask is None else error * mask).square().sum((1, 2, 3))
-        self._check_finite(squared_error.detach(), index, "its reconstruction", "--lr (lower it)")
+        self._check_finite(squared_error.detach(), index, "its reconstruction", "lower --lr")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,8 +203,8 @@ class ABP:
         (squared_error.mean() / x[0].numel()).backward()
         self.optimizer.step()
         self.passes += 3 * len(index)             # forward, backward to inputs and to weights
-        norm = torch.stack([p.grad.norm() for p in self.net.parameters()]).norm()
-        return norm * x[0].numel() / (2 * self.config.mse_sigma**2)
+        norms = [p.grad.norm() for p in self.net.parameters() if p.grad is not None]
+        return torch.stack(norms).norm() * x[0].numel() / (2 * self.config.mse_sigma**2)
 
     # ---- the algorithm
     def __iter__(self):
@@ -209,15 +212,16 @@ class ABP:
         config, n = self.config, len(self.images)
         n_batches = math.ceil(n / config.batch_size)
         while self.epoch < config.n_epochs:
-            began, found, norms, self.passes, self.jumps = time.perf_counter(), [], [], 0, 0
+            began, chains, norms = time.perf_counter(), [], []
+            self.passes, self.jumps = 0, 0
             batches = torch.randperm(n).to(self.device).tensor_split(n_batches)
             for batch, index in enumerate(batches):
-                found.append(torch.stack(self.infer(index)))               # step 1, Eq. 6
+                chains.append(torch.stack(self.infer(index)))              # step 1, Eq. 6
                 for k in range(config.learn_num_steps):                    # step 2, Eq. 7
                     done = (batch + k / config.learn_num_steps) / n_batches
                     norms.append(self.learn(index, (self.epoch + done) / config.n_epochs))
             self.epoch += 1
-            row = log_row(self, *torch.cat(found, 1), torch.stack(norms).mean().item())
+            row = log_row(self, *torch.cat(chains, 1), torch.stack(norms).mean().item())
             self.history.append(row | {"seconds": time.perf_counter() - began})
             yield self.history[-1]
 
@@ -225,7 +229,7 @@ class ABP:
         return sample_gaussian_prior(n, self.config.nz, self.config.prior_sigma).to(self.device)
 
     def _batch(self, index):
-        """Images and mask at `index`, on the device; hidden pixels are 0: nothing learns them."""
+        """Images and mask of `index` on the device; hidden pixels are 0 and have no effect."""
         index = index.cpu()
         x, mask = self.images[index], None
         if self.mask is not None:
@@ -237,19 +241,18 @@ class ABP:
         good = torch.isfinite(values.view(len(values), -1)).all(1)
         if not good.all():
             raise UserError(f"{self.names[index[~good][0]]}: {what} is not finite in epoch "
-                            f"{self.epoch + 1} of the {self.start} start; change {remedy}")
+                            f"{self.epoch + 1} of the {self.start} start; {remedy}")
 
 
 def fit(images, **options):
     """Train one start from Python -> (generator in eval mode, z (n, nz), history: list of dicts).
 
-    images   (n, 3, S, S) in [-1, 1], a tensor or an array; options are fields of Config
+    images   (n, 3, S, S) in [-1, 1], a tensor or an array
+    options  fields of Config; start is "warm" by default; no files are read (but a mask) or written
     Raises UserError if shape, type or range of the images or of an option is wrong.
     """
     images = utils.check_images(images)
     config = Config(**{"start": "warm", "img_size": images.shape[-1]} | options)
-    if config.start == "both":
-        raise UserError('--start must be "warm" or "cold" here; call fit once for each')
     device = choose_device(config.device)
     model = ABP(config, images, config.start, device, choose_precision(config.precision, device))
     history = list(model)
@@ -259,7 +262,7 @@ def fit(images, **options):
 def load_run(folder):
     """A trained start such as "output/001/warm" -> (config, generator in eval mode, z (n, nz)).
 
-    All on the CPU. Raises UserError if the folder holds no sound checkpoint.
+    Tensors are on the CPU. Raises UserError if the folder holds no valid checkpoint.
     """
     path = Path(folder) / "checkpoint.pt"
     checkpoint = load_checkpoint(path)
@@ -273,7 +276,7 @@ def load_run(folder):
 
 
 def train(config, given=frozenset()):
-    """Begin or continue a run: train its starts, write all that the run folder holds."""
+    """Begin or resume a run: train each start and write all files of the run folder."""
     run = recorder.open_run(config, given, utils.load_inputs)
     metrics, histories = {}, {}
     for start in run.config.starts:

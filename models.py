@@ -1,5 +1,4 @@
-"""The generator network g(z; theta) of I = g(z; theta) + eps: two linear layers, then
-deconvolutions."""
+"""The generator g(z; theta) of I = g(z; theta) + eps: two linear layers, then deconvolutions."""
 import math
 
 import torch
@@ -11,19 +10,16 @@ MIN_SIZE = 16          # the smallest image: two deconvolutions from 4 x 4
 class GenNet(nn.Module):
     """Deconvolutional generator: z (n, nz) -> images (n, 3, img_size, img_size) in [-1, 1].
 
-    No layer mixes the images of a batch (there is no batch normalisation): g(z)[i] depends on z[i]
-    alone.
+    Without batch normalisation: g(z)[i] depends on z[i] alone.
 
     nz        dimension of the latent, at least 1
     img_size  side of the images in pixels, a power of two from 16
     hidden    width of the first layer; larger values allow a more nonlinear map
-    width     channels at 64 x 64; twice as many at half the side, half at twice, from 16 to 8 width
-    smooth    number of the last deconvolutions, all but the first two at most, that are a 1 x 1
-              convolution and bilinear interpolation instead (deep decoder; Heckel and Hand, ICLR
-              2019). Pixels that no image shows are then interpolated from their neighbours; fully
-              visible images are sharper without
-
-    Raises ValueError where a size is out of range.
+    width     channels at 64 x 64; inversely proportional to the side, within 16 to 8 width
+    smooth    number of last deconvolutions (never the first two) that a 1 x 1 convolution and
+              bilinear interpolation replace (deep decoder; Heckel and Hand, ICLR 2019). Hidden
+              pixels are then interpolated; fully visible images are sharper with 0
+    Raises ValueError if a size is out of range.
     """
 
     def __init__(self, nz=2, img_size=128, hidden=128, width=24, smooth=0):
@@ -40,9 +36,9 @@ class GenNet(nn.Module):
         self.code = nn.Sequential(
             nn.Linear(nz, hidden), nn.GELU(),
             nn.Linear(hidden, channels(4) * 16),
-            # normalised: the code does not grow beyond the data, so no image saturates there
+            # keeps the scale of the code fixed for all z, so that no image saturates
             nn.LayerNorm(channels(4) * 16, elementwise_affine=False), nn.GELU(),
-            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, 192, 4, 4)
+            nn.Unflatten(1, (channels(4), 4, 4)),      # (n, c, 4, 4)
         )
         sides = [4 * 2**k for k in range(int(math.log2(img_size // 4)))]
         layers = []
@@ -67,14 +63,13 @@ class GenNet(nn.Module):
                 nn.init.normal_(m.weight, std=math.sqrt(2 / (taps * m.in_channels)))
             nn.init.zeros_(m.bias)
         nn.init.normal_(learned[0].weight, std=1.0)
-        # spreads the bends over the plane; 0 puts all at 0
-        nn.init.normal_(learned[0].bias, std=1.0)
+        nn.init.normal_(learned[0].bias, std=1.0)  # spreads the kinks; with 0 all meet at z = 0
         with torch.no_grad():
             learned[-1].weight.mul_(0.3)  # start near grey, far from where tanh saturates
 
     def forward(self, z):
-        """z (n, nz) -> images (n, 3, S, S). The code is float32 also under autocast: a latent that
-        is rounded to bf16 would leave its own posterior."""
+        """z (n, nz) -> images (n, 3, S, S). The code is float32 also under autocast: rounding z to
+        bf16 would move it farther than its posterior is wide."""
         with torch.autocast(z.device.type, enabled=False):
             code = self.code(z)
-        return self.deconv(code)                       # (n, nz) -> (n, 192, 4, 4) -> (n, 3, S, S)
+        return self.deconv(code)                       # (n, c, 4, 4) -> (n, 3, S, S)

@@ -1,7 +1,6 @@
-"""Images in, pictures of a run out: reconstructions, random samples, the panel, loss curves,
-latents.
+"""Images in; reconstructions, random samples, the panel, loss curves and latents out.
 
-Pixels are in [-1, 1]: 0 is read as -1 and 255 as 1, and pictures are written with that fixed range.
+Pixels are in [-1, 1], -1 black and 1 white, for reading and for writing.
 """
 import io
 import logging
@@ -26,7 +25,7 @@ from runs.files import data_folder, half_way, list_images, write_atomic
 from runs.options import UserError
 
 COLUMN = 3.3  # inches, width of a report's column; figures are 1 or 2 columns wide
-TEXT, SMALL = 8, 7               # points: captions and labels; numbers along axes
+TEXT, SMALL = 8, 7               # points: labels; numbers along axes
 STYLE = {                        # Computer Modern, as in a LaTeX report
     "font.family": "serif", "font.serif": ["cmr10"], "mathtext.fontset": "cm", "font.size": TEXT,
     "axes.formatter.use_mathtext": True,                  # cmr10 itself has no minus
@@ -34,21 +33,19 @@ STYLE = {                        # Computer Modern, as in a LaTeX report
     "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "axes.linewidth": 0.6,
     "lines.linewidth": 1.0, "legend.frameon": False, "axes.spines.top": False,
     "axes.spines.right": False, "pdf.fonttype": 42}
-# Okabe and Ito's colours, told apart by everyone, and line styles for print in grey
+# colours of Okabe and Ito, safe for the colour-blind, and line styles for print in grey
 LINES = {"warm": {"color": "#d55e00", "linestyle": "-"},
          "cold": {"color": "#0072b2", "linestyle": (0, (4, 1.5))}}
 GAP = 2                          # pixels between the images of a grid
 MARGIN = 0.5                     # inches for the labels of the panel
-MOST_PIXELS = 6000               # width of the largest panel, in pixels
-COMPRESSION = 3
+MOST_PIXELS = 6000               # largest width of the panel in pixels
+COMPRESSION = 3                  # of PNG: quick, and little larger than 9
 
 # -------------------------------------------------------------------------------------- images in
 
 def load_img_tensors(folder, img_size):
-    """All images of a folder, sorted by file name: (n, 3, img_size, img_size), and their names.
-
-    Raises UserError if there is no folder, no image, or one that cannot be read.
-    """
+    """All images of a folder, sorted by name -> (n, 3, img_size, img_size) in [-1, 1], names.
+    Raises UserError if the folder is missing, holds no image, or an image cannot be read."""
     paths = list_images(folder)
     images = torch.empty(len(paths), 3, img_size, img_size)
     for i, path in enumerate(paths):
@@ -64,12 +61,11 @@ def load_inputs(config):
 
 
 def load_image(path, img_size):
-    """One file as a (3, img_size, img_size) float32 tensor in [-1, 1].
+    """An image file as a float32 tensor (3, img_size, img_size) in [-1, 1].
 
-    Upright after its EXIF orientation, first frame of an animation, transparency on white, RGB from
-    grey, palette and CMYK, 16 bits as 8, cropped square at the centre, resized with antialiasing.
-    Raises UserError naming the file if it is no image, is truncated, or exceeds Pillow's limit of
-    pixels.
+    EXIF orientation applied, first frame of an animation, transparency on white, any mode as 8-bit
+    RGB, cropped square at the centre, resized with antialiasing. Raises UserError if it is no
+    image, is truncated, or exceeds Pillow's limit of pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -112,10 +108,7 @@ def to_tensor(image):
 
 
 def check_images(images):
-    """An array or tensor of images as float32 (n, 3, S, S).
-
-    Raises UserError if its type, shape or range is another.
-    """
+    """Images (n, 3, S, S) in [-1, 1] as a float32 tensor on the CPU; UserError for all others."""
     try:
         images = torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError):
@@ -128,12 +121,11 @@ def check_images(images):
     if not images.abs().max() <= 1:
         raise UserError(f"images range from {images.min():g} to {images.max():g}; "
                         "give values in [-1, 1]")
-    return images.float()
+    return images.detach().float().cpu()
 
 
 def to_pixels(images):
-    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3): a fixed range, never
-    stretched."""
+    """Images (..., 3, h, w) in [-1, 1] as a uint8 array (..., h, w, 3)."""
     pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
     return pixels.byte().movedim(-3, -1).numpy()
 
@@ -142,20 +134,14 @@ def to_pixels(images):
 
 @cache
 def picture_font(pixels):
-    """Computer Modern of a size in pixels, for text in PNG pictures."""
+    """Computer Modern of the given size in pixels, for text in PNG pictures."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmr10.ttf"
     return ImageFont.truetype(str(path), pixels)
 
 
-def picture_text(width):
-    """The size in pixels of TEXT in a picture of `width` pixels that is printed two columns
-    wide."""
-    return round(width * TEXT / (72 * 2 * COLUMN))
-
-
 def save_figure(fig, paths, dpi=300):
-    """Draw a matplotlib Figure to paths, .png or .pdf: the same bytes each time, tight margins."""
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the age of Computer Modern
+    """Draw a matplotlib Figure to paths, .png or .pdf, with tight margins and no date."""
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns about Computer Modern's date
     for path in paths:
         buffer = io.BytesIO()
         extra = ({"metadata": {"CreationDate": None}} if path.suffix == ".pdf"
@@ -172,27 +158,26 @@ def _save_picture(picture, path):
 
 
 def _tile(images, ncol):
-    """Images (n, 3, h, w) in [-1, 1] as one uint8 picture (H, W, 3) of rows of ncol, with white
-    gaps."""
+    """Images (n, 3, h, w) in [-1, 1] as a uint8 grid (H, W, 3), ncol to a row, white gaps."""
     pixels = torch.from_numpy(to_pixels(images)).movedim(-1, 1)
     sheet = make_grid(pixels, ncol, padding=GAP, pad_value=255).movedim(0, -1).numpy()
     return sheet[GAP:-GAP, GAP:-GAP] if len(images) > 1 else sheet       # without the outer gap
 
 
 def save_images(images, path, ncol=12):
-    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG. The range is fixed: -1 black, 1
-    white."""
+    """A grid of images (n, 3, h, w) in [-1, 1], row by row, as PNG."""
     _save_picture(Image.fromarray(_tile(images, min(ncol, len(images)))), path)
 
 
 def save_recon(rows, path, ncol=12):
-    """Images and their reconstructions under each other, in blocks of ncol columns, as PNG.
+    """Rows of images and of their reconstructions, in blocks of ncol columns, as PNG.
 
-    rows  {label: images (n, 3, h, w) in [-1, 1]}, from the top; the label reads upwards at the left
+    rows  {label: images (n, 3, h, w) in [-1, 1]}, from the top; labels stand at the left
     """
-    n, (height, width) = len(next(iter(rows.values()))), next(iter(rows.values())).shape[-2:]
+    n, _, height, width = next(iter(rows.values())).shape
     ncol = min(ncol, n)
-    between, text = max(4, height // 12), max(8, height // 8, picture_text(ncol * (width + GAP)))
+    printed = round(ncol * (width + GAP) * TEXT / (72 * 2 * COLUMN))     # TEXT at two columns
+    between, text = max(4, height // 12), max(8, height // 8, printed)
     margin = max(16, height // 4, math.ceil(1.25 * text))
     longest = max(picture_font(text).getlength(label) for label in rows)
     # no label longer than its row
@@ -220,7 +205,7 @@ def save_interp(images, columns, rows, paths):
     """The panel g(z) over the latent plane: z_1 from left to right, z_2 from top to bottom.
 
     images   (len(rows) * len(columns), 3, h, w) in [-1, 1], row by row from the top left
-    columns  values of z_1; rows: values of z_2, none for a single strip along z_1
+    columns  values of z_1;  rows  values of z_2, [] for one row of images
     paths    files to draw to, .png or .pdf
     """
     ncol, nrow = len(columns), max(1, len(rows))
@@ -274,12 +259,11 @@ def plot_stats(histories, paths):
 
 
 def plot_latents(z, images, prior_sigma, path, most=60):
-    """Where the training images sit in the latent plane: thumbnails at their z, on the circles of
-    the prior.
+    """The training images as thumbnails at their z in the latent plane.
 
-    z (n, nz), images (n, 3, h, w) in [-1, 1]; the first two coordinates are drawn, at most `most`
-    thumbnails, and dots for the rest. The circles hold 39 %, 86 % and 99 % of a 2-D prior N(0,
-    prior_sigma^2 I).
+    z (n, nz), of which the first two coordinates count; images (n, 3, h, w) in [-1, 1]. At most
+    `most` thumbnails, and a dot for every image. The circles of radius 1, 2, 3 prior_sigma hold
+    39 %, 86 % and 99 % of a 2-D prior.
     """
     plane = np.zeros((len(z), 2))
     plane[:, :z.shape[1]] = z[:, :2].cpu().numpy()
@@ -292,7 +276,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
             ax.plot(r * np.cos(angle), r * np.sin(angle), color="0.7", linewidth=0.6, zorder=0)
         ax.plot(*plane.T, linestyle="none", marker=".", markersize=3, color="0.3")
         step = max(1, math.ceil(len(z) / most))
-        zoom = 17 / images.shape[-1]  # thumbnails of about 17 points, whatever the image size
+        zoom = 17 / images.shape[-1]  # thumbnails of about 17 points
         for point, picture in zip(plane[::step], to_pixels(images[::step]), strict=True):
             thumbnail = OffsetImage(picture, zoom=zoom, interpolation="lanczos")
             ax.add_artist(AnnotationBbox(thumbnail, point, frameon=False))
@@ -303,10 +287,7 @@ def plot_latents(z, images, prior_sigma, path, most=60):
 
 
 def save_side_by_side(cells, path):
-    """PNG pictures from files, side by side in rows, each under its title.
-
-    cells  rows of (title, path of a PNG)
-    """
+    """PNG files side by side, each under its title; cells are rows of (title, path)."""
     rows = [[(title, Image.open(p).convert("RGB")) for title, p in row] for row in cells]
     width = max(im.width for row in rows for _, im in row)
     pad, bar = max(8, width // 40), max(14, width // 22)
@@ -325,8 +306,7 @@ def save_side_by_side(cells, path):
 
 
 def draw_pairs(folder, histories, config):
-    """The handout's warm-cold figures of a run with both starts; histories {"warm": ..., "cold":
-    ...}."""
+    """The handout's warm-cold figures; histories {"warm": rows, "cold": rows} or one of them."""
     if len(histories) < 2:
         return
     plot_stats(histories, [folder / "warm_cold_loss.png", folder / "warm_cold_loss.pdf"])

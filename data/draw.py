@@ -1,38 +1,40 @@
-"""Draws the default data set: faces of tigers that turn into lions, with known factors.
+"""Draw the default data set: faces of tigers that turn into lions, with known factors.
 
     draw_face(lion, turn, traits, size)     lion from 0 (tiger) to 1, turn from -1 to 1 (25 degrees)
     python -m data.draw                     the 24 faces and factors.csv in data/drawn
-    python -m data.draw --n 500 --out more  as many as you like, the same every time
+    python -m data.draw --n 500 --out more  any number of faces, the same every time
 
-The pixels change smoothly with the factors: the mane grows out from behind the head, stripes thin
-and fade, features shift with their depth as the head turns. The head is a height map z(u, v) over
-the face seen from the front: outlines are projected from (u, v) to the screen, colours and light
-follow each pixel's (u, v).
+The head is a height map z(u, v) over the face seen from the front: outlines are projected from
+(u, v) to the screen, colours and light follow each pixel's (u, v). The pixels change smoothly with
+the factors.
 """
-import argparse
-import csv
+import sys
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data.portrait import (
-    OVERSAMPLE,
-    Portrait,
-    mix,
-    offsets,
-    oval,
-    ribbon,
-    smoothstep,
-    spline,
-    symmetric,
-)
+from data import portrait
+from data.portrait import Portrait, mix, offsets, oval, ribbon, smoothstep, spline, symmetric
+from runs.files import write_csv
+from runs.options import check, option, run_program
 
-LEVELS = 4  # the animal's colours are multiples of it: a third off the files, not visible
-GOLDEN = (5**0.5 - 1) / 2    # multiples of it, modulo 1, fill [0, 1] evenly
+LEVELS = 4                   # step of the animal's colours: a third smaller files, not visible
+GOLDEN = (5**0.5 - 1) / 2    # its multiples, modulo 1, fill [0, 1] evenly
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    n: int = option(24, "number of faces, half of them lions", 1, 99999)
+    size: int = option(256, "width and height in pixels", 16, 2048)
+    seed: int = option(0, "another seed draws other animals", 0, 999999)
+    out: str = option(str(Path(__file__).with_name("drawn")), "folder to fill")
+
+    def __post_init__(self):
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Traits:
     mane_shade: float = 0      # golden .. dark
     mane_fullness: float = 0   # short .. long
     stripe_width: float = 0    # thin .. bold
-    stripe_shift: float = 0    # moves each stripe a little, each its own way
+    stripe_shift: float = 0    # moves each stripe in another direction
     ear_size: float = 0        # small .. large
     eye_size: float = 0        # small .. large
     eye_hue: float = 0         # amber .. green
@@ -52,20 +54,21 @@ class Traits:
 
 
 class Face(NamedTuple):
-    """One animal of a set: the name of its file, without .png, and what draw_face needs."""
+    """One animal of a set: the name of its file without .png, its factors and traits."""
     name: str
     lion: float
     turn: float
     traits: Traits
 
 
-HEAD_TIGER = [(0, -.75), (.18, -.74), (.36, -.685), (.52, -.595), (.635, -.44), (.69, -.23),
-              (.71, .02), (.745, .20), (.735, .36), (.68, .50), (.58, .62), (.46, .71), (.32, .77),
-              (.16, .83), (0, .85)]
-HEAD_LION = [(0, -.66), (.17, -.655), (.34, -.61), (.45, -.52), (.51, -.38), (.535, -.20),
-             (.54, -.02), (.53, .14), (.51, .28), (.47, .42), (.42, .54), (.36, .65), (.26, .76),
-             (.13, .825), (0, .84)]
-STRIPES = [                  # of one side: points from root to tip, width
+# Shapes in face coordinates (u, v): the right half, or the right one of two
+HEAD_TIGER = [(0, -.75), (.18, -.74), (.36, -.685), (.52, -.595), (.635, -.44),
+              (.69, -.23), (.71, .02), (.745, .20), (.735, .36), (.68, .50),
+              (.58, .62), (.46, .71), (.32, .77), (.16, .83), (0, .85)]
+HEAD_LION = [(0, -.66), (.17, -.655), (.34, -.61), (.45, -.52), (.51, -.38),
+             (.535, -.20), (.54, -.02), (.53, .14), (.51, .28), (.47, .42),
+             (.42, .54), (.36, .65), (.26, .76), (.13, .825), (0, .84)]
+STRIPES = [                  # points from root to tip, width
     ([(.01, -.24), (.06, -.3), (.15, -.33)], .042),
     ([(.01, -.35), (.09, -.43), (.2, -.43), (.3, -.38)], .06),
     ([(.01, -.47), (.1, -.56), (.22, -.56), (.35, -.49)], .06),
@@ -79,39 +82,51 @@ STRIPES = [                  # of one side: points from root to tip, width
     ([(.62, -.02), (.64, .13), (.61, .27), (.53, .39)], .062),
     ([(.73, .0), (.685, .1), (.69, .22)], .045),
     ([(.78, .16), (.72, .31), (.64, .42), (.52, .49)], .06),
-    ([(.74, .44), (.64, .54), (.5, .58)], .056), ([(.6, .62), (.5, .665), (.37, .66)], .046),
+    ([(.74, .44), (.64, .54), (.5, .58)], .056),
+    ([(.6, .62), (.5, .665), (.37, .66)], .046),
     ([(.52, .3), (.47, .42), (.37, .52)], .042)]
-ALMOND = [(-.1, .04), (-.06, -.02), (0, -.05), (.06, -.046), (.1, -.012), (.06, .04), (0, .056),
-          (-.06, .05)]
+SHOULDERS = [(0, -.1), (.45, .0), (.68, .26), (.95, .52), (1.25, .75), (1.5, 1.5), (0, 1.5)]
+SHOULDER_STRIPES = [[(1.06, .74), (.86, .7), (.62, .8)], [(1.2, 1), (.9, .88), (.56, 1)]]
+ALMOND = [(-.1, .04), (-.06, -.02), (0, -.05), (.06, -.046),
+          (.1, -.012), (.06, .04), (0, .056), (-.06, .05)]
+NOSE = [(0, .265), (.08, .262), (.145, .27), (.165, .305),
+        (.13, .345), (.06, .385), (.02, .42), (0, .425)]
+LIPS = [(0, .50), (.07, .555), (.16, .565), (.25, .52), (.275, .485)]
+NOSTRIL = [(.045, .352), (.085, .325), (.135, .318)]
+PALE = [                     # on a tiger, on a lion, u, v, ru, rv, power
+    (.95, .40, .25, -.245, .15, .075, 2),      # over the eyes
+    (.80, .50, .34, .03, .15, .06, 1.5),       # under the eyes
+    (.95, .05, .62, .40, .24, .30, 1.7),       # cheeks
+    (.90, .05, .36, .72, .22, .18, 1.7),       # jaw
+    (.92, .92, .15, .46, .19, .14, 2),         # lips
+    (.95, .95, 0, .7, .3, .2, 2),              # chin
+    (.1, .2, 0, .02, .08, .34, 1.5)]           # bridge of the nose
+WHISKERS = [(.2, .42, .52, -.1), (.21, .46, .58, .02),           # root, vector to the tip
+            (.2, .49, .55, .13), (.18, .52, .46, .22)]
 INK = (44, 28, 24)
-NOSE = [(0, .265), (.08, .262), (.145, .27), (.165, .305), (.13, .345), (.06, .385), (.02, .42),
-        (0, .425)]
+LANDSCAPE = np.array([                                           # green, sky, earth
+    [(116, 150, 96), (166, 196, 218), (216, 192, 156)],          # above
+    [(58, 88, 46), (98, 132, 118), (128, 98, 66)]], np.float32)  # below
 
 
 def paint_behind(art: Portrait, lion: float, coat, hue: float):
-    """A blurred landscape, green, sky or earth by its hue, and the shoulders -> landscape (size,
-    size, 3)."""
-    above_below = np.array([[(116, 150, 96), (166, 196, 218), (216, 192, 156)],
-                            [(58, 88, 46), (98, 132, 118), (128, 98, 66)]], np.float32)
-    above, below = (above_below * np.clip(1 - np.abs(np.array([-1, 0, 1]) - hue), 0,
-                                          1)[:, None]).sum(1)
+    """A landscape of a hue in [-1, 1], and the shoulders -> landscape (size, size, 3)."""
+    weights = np.clip(1 - np.abs(np.array([-1, 0, 1]) - hue), 0, 1)
+    above, below = (LANDSCAPE * weights[:, None]).sum(1)
     art.rgb += mix(above, below, smoothstep(art.y, -1.1, 1.0)[..., None]).round()
     landscape = art.rgb.copy()
-    shoulders = symmetric([(0, -.1), (.45, .0), (.68, .26), (.95, .52), (1.25, .75), (1.5, 1.5),
-                           (0, 1.5)])
-    art.fill([shoulders], coat * 0.74, blur=.012, z=-0.3)
-    art.fill([oval(0, 1.05, .42, .42)], mix((236, 224, 204), coat, .3 + .5 * lion), .85, .08,
-             z=-0.2)
-    bands = [ribbon(p, .08) for p in ([(1.06, .74), (.86, .7), (.62, .8)],
-                                      [(1.2, 1), (.9, .88), (.56, 1)])]
-    art.fill(bands, (40, 28, 22), .9 * (1 - lion), .006, z=-0.3, both=True)
+    chest = mix((236, 224, 204), coat, .3 + .5 * lion)
+    stripes = [ribbon(points, .08) for points in SHOULDER_STRIPES]
+    art.fill([symmetric(SHOULDERS)], coat * 0.74, blur=.012, z=-0.3)
+    art.fill([oval(0, 1.05, .42, .42)], chest, .85, .08, z=-0.2)
+    art.fill(stripes, (40, 28, 22), .9 * (1 - lion), .006, z=-0.3, both=True)
     art.fill([oval(0, .62, .62, .36)], (50, 30, 18), .45, .09, z=-0.1)     # the shadow of the head
     return landscape
 
 
 def mane_ring(radius, length: float, count: int, growth: float):
-    """Locks around the head -> outlines (count, 22, 2) of each and of a streak on it, tones in
-    [-.5, .5]."""
+    """Locks around the head -> their outlines and those of their streaks, both (count, 22, 2), and
+    tones (count,) in [-.5, .5]."""
     i = np.arange(count)[:, None, None]
     jitter = (i * GOLDEN + radius[0] / 0.06) % 1 - 0.5                 # each ring has its own
     angle = 2 * np.pi * (i + radius[0] / 0.06 + 0.4 * jitter) / count  # 0 is up
@@ -126,33 +141,33 @@ def mane_ring(radius, length: float, count: int, growth: float):
     side = 3.6 * np.pi / count * max(root) * growth**0.5 * offsets(line)
     side *= (1 - t**2.5) * (0.6 + 0.5 * np.sin(np.pi * t))             # tapers to a point
     bands = (line, 0.5 * side), (line - 0.15 * side, 0.16 * side)
-    return *(np.concatenate([mid + half, (mid - half)[:, ::-1]], 1) for mid,
-             half in bands), jitter.ravel()
+    locks, streaks = (np.concatenate([mid + half, (mid - half)[:, ::-1]], 1) for mid, half in bands)
+    return locks, streaks, jitter.ravel()
 
 
-def paint_mane(art: Portrait, growth: float, colours, *ring, clip=1):
-    """One ring of locks over its own soft shadow. colours: (inner, outer); ring: radii, length,
-    count, depth, tone (0 inner .. 1 outer); clip: mask (size, size) or 1."""
-    (radius, length, count, depth, tone), clip = ring, clip * smoothstep(growth, 0.02, 0.35)
+def paint_mane(art: Portrait, growth, colours, radius, length, count, depth, tone, clip=1):
+    """One ring of locks over its soft shadow. colours: inner, outer; radius: of the roots, along u
+    and v; tone: 0 inner .. 1 outer; clip: mask (size, size) or 1."""
+    clip = clip * smoothstep(growth, 0.02, 0.35)
     if np.max(clip) == 0:
         return
+    k = portrait.OVERSAMPLE
     *shapes, jitter = mane_ring(radius, length, count, growth)
-    shapes = [art.project(s, depth * growth).reshape(count, -1) * OVERSAMPLE for s in shapes]
-    layer = Image.new("RGBA", (art.size * OVERSAMPLE,) * 2,
-                      (*mix(*colours, tone).astype(int).tolist(), 0))
+    shapes = [art.project(shape, depth * growth).reshape(count, -1) * k for shape in shapes]
+    transparent = *mix(*colours, tone).astype(int).tolist(), 0
+    layer = Image.new("RGBA", (art.size * k, art.size * k), transparent)
     pen = ImageDraw.Draw(layer)
-    # so that neighbours overlap either way
-    for i in np.argsort(np.arange(count) * 7 % 11, kind="stable"):
+    for i in np.argsort(np.arange(count) * 7 % 11, kind="stable"):   # neighbours overlap either way
         shade = mix(*colours, np.clip(tone + 0.35 * jitter[i], 0, 1))
         for outline, lift in zip(shapes, (1, 1.13), strict=True):
             colour = np.minimum(shade * lift, 255).astype(int).tolist()
             pen.polygon(outline[i].tolist(), fill=(*colour, 255))
-    layer = layer.reduce(OVERSAMPLE)
+    layer = layer.reduce(k)
     shadow = layer.getchannel("A").filter(ImageFilter.GaussianBlur(0.02 * art.size))
     art.blend(np.asarray(shadow, np.float32) / 255 * clip * 0.5 * growth, colours[1] * 0.45)
     layer = np.asarray(layer, np.float32)
-    art.blend(layer[..., 3] / 255 * clip, layer[..., :3]
-              * (1 - 0.10 * art.x - 0.14 * art.y)[..., None])
+    light = (1 - 0.10 * art.x - 0.14 * art.y)[..., None]
+    art.blend(layer[..., 3] / 255 * clip, layer[..., :3] * light)
 
 
 def paint_ears(art: Portrait, lion: float, coat, size: float):
@@ -167,8 +182,7 @@ def paint_ears(art: Portrait, lion: float, coat, size: float):
 
 
 def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
-    """The face: its outline with pointed fur, pale fields and light, and the stripes, which thin
-    and fade."""
+    """The face: an outline with tufts of fur, pale fields, light, and stripes that fade."""
     half = mix(HEAD_TIGER, HEAD_LION, lion)
     tufts = []                                                       # longest on the cheeks
     for u, v in half[6:-1].astype(float):
@@ -177,11 +191,7 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
                              (u + .09 * out, v + .13 * out)], .17, 1))
     mask = art.stencil([symmetric(half), *tufts], .005 + .02 * lion, both=True)
     white, coloured = mix((252, 246, 234), (252, 241, 218), lion), 1.0
-    for on_tiger, on_lion, *place in (  # over and under the eyes, cheeks, jaw, lips, chin, bridge
-            (.95, .40, .25, -.245, .15, .075, 2), (.80, .50, .34, .03, .15, .06, 1.5),
-            (.95, .05, .62, .40, .24, .30, 1.7), (.90, .05, .36, .72, .22, .18, 1.7),
-            (.92, .92, .15, .46, .19, .14, 2), (.95, .95, 0, .7, .3, .2, 2),
-            (.1, .2, 0, .02, .08, .34, 1.5)):
+    for on_tiger, on_lion, *place in PALE:
         coloured = coloured * (1 - mix(on_tiger, on_lion, lion) * art.spot(*place))
     rich = (art.spot(.20, .16, .10, .22) + 0.7 * art.spot(.09, -.28, .06, .16)
             + 0.6 * art.spot(.50, -.05, .1, .3) + 0.5 * art.spot(0, -.58, .35, .15)).clip(0, 1)
@@ -193,15 +203,14 @@ def paint_skin(art: Portrait, lion: float, coat, traits: Traits):
     stripes = [ribbon([(0, -.74), (.008, -.62), (0, -.50)], .05 * share, 0.6)]
     for k, (points, width) in enumerate(STRIPES):
         for side in (-1, 1):
-            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))  # each strays its own way
+            way = np.sin((k + 1) * 2.4 + side * 0.9 + np.array([0, 1.7]))   # a direction each
             moved = (np.array(points) + 0.022 * traits.stripe_shift * way) * (side, 1)
             stripes.append(ribbon(moved, width * (1 + 0.25 * traits.stripe_width) * share, 0.15))
     art.fill(stripes, (36, 25, 20), 0.94 * smoothstep(1 - lion, 0.12, 0.75), .003, mask)
 
 
 def paint_features(art: Portrait, lion: float, traits: Traits):
-    """Almond eyes with amber to green irises; then the bridge of the nose, lips, nose and
-    whiskers."""
+    """Almond eyes with amber to green irises; the bridge of the nose, lips, nose, whiskers."""
     at, r = np.array([.262, -.105]), 1 + 0.10 * traits.eye_size
     z = art.height(*at)[0]  # keeps what is round on the eyeball round
     iris = mix((238, 158, 36), (196, 188, 84), (0.5 + 0.5 * traits.eye_hue) * (1 - 0.3 * lion))
@@ -211,56 +220,58 @@ def paint_features(art: Portrait, lion: float, traits: Traits):
     art.fill([tear + at], (40, 26, 20), .75, .012, both=True)
     opening = art.stencil([almond * 0.92 + at], both=True)
     art.fill([almond + at], iris * (.74, .56, .40), clip=opening, both=True)
-    for v, ru, rv, colour, alpha, blur in (
-            (0, .066, .062, iris, 1, .008), (.022, .040, .026, mix(iris, (255, 236, 150), .6), .8,
-                                             .012),
+    for v, ru, rv, colour, alpha, blur in (            # iris, its lower half, pupil, shadow
+            (0, .066, .062, iris, 1, .008),
+            (.022, .040, .026, mix(iris, (255, 236, 150), .6), .8, .012),
             (-.002, .029, .027, (16, 12, 10), 1, .003),
             (-.062, .11, .030, (24, 16, 12), .75, .012)):
         art.fill([oval(0, v, ru, rv) * r + at], colour, alpha, blur, opening, z, both=True)
-    art.fill([oval(-.022, -.022, .013, .013) * r + at * (side, 1) for side in (-1, 1)],
-             (255, 255, 250), z=z)
+    glint = oval(-.022, -.022, .013, .013) * r
+    art.fill([glint + at * (side, 1) for side in (-1, 1)], (255, 255, 250), z=z)
 
     wide, leather = (1 + 0.06 * traits.muzzle_width, 1), mix((196, 112, 96), (96, 62, 52), lion)
     nose = symmetric(NOSE) * (1 + 0.1 * lion, 1)
-    dots = [oval(u + .055 * k, v, .01, .01) for u,
-            v in ((.12, .42), (.11, .46), (.13, .5)) for k in range(3)]
-    art.fill([dot * wide for dot in dots], INK, .55, .004, both=True)
+    bridge = ribbon([(.085, -.06), (.115, .10), (.165, .27)], .06, .8)
+    groove = ribbon([(0, .40), (0, .46), (0, .515)], .026, 1)
+    dots = [oval(u + .055 * k, v, .01, .01) * wide
+            for u, v in ((.12, .42), (.11, .46), (.13, .5)) for k in range(3)]
+    art.fill(dots, INK, .55, .004, both=True)
     for outline, colour, alpha, blur in (
-            (ribbon([(.085, -.06), (.115, .10), (.165, .27)], .06, .8), (92, 56, 32),
-             .35 + .15 * lion, .025),
+            (bridge, (92, 56, 32), .35 + .15 * lion, .025),
             (oval(0, .59, .15, .03), (104, 66, 48), .45, .03),
-            (ribbon([(0, .50), (.07, .555), (.16, .565), (.25, .52), (.275, .485)], .034, 1), INK,
-             .9, .006),
-            (nose * (1.06, 1), (50, 30, 24), .75, .012), (nose, leather, 1, .004),
+            (ribbon(LIPS, .034, 1), INK, .9, .006),
+            (nose * (1.06, 1), (50, 30, 24), .75, .012),
+            (nose, leather, 1, .004),
             (oval(0, .29, .10, .022), mix(leather, (255, 225, 210), .5), .8, .02),
-            (ribbon([(.045, .352), (.085, .325), (.135, .318)], .034, .5), (24, 14, 12), .95, .005),
-            (ribbon([(0, .40), (0, .46), (0, .515)], .026, 1), INK, .9, .005)):
+            (ribbon(NOSTRIL, .034, .5), (24, 14, 12), .95, .005),
+            (groove, INK, .9, .005)):
         art.fill([outline * wide], colour, alpha, blur, both=True)
-    for *at, du, dv in ((.2, .42, .52, -.1), (.21, .46, .58, .02), (.2, .49, .55, .13),
-                        (.18, .52, .46, .22)):
-        line = np.array([(0, 0), (.4 * du, .25 * dv - .03),
-                         (du, dv)]) * (1 + 0.2 * traits.whiskers) + at
-        line = ribbon(line, .013, 1)
-        # swept back
-        art.fill([line], (255, 252, 244), .6, .002, z=0.55 - 0.5 * line[:, 0], both=True)
+    for *root, du, dv in WHISKERS:
+        line = np.array([(0, 0), (.4 * du, .25 * dv - .03), (du, dv)])
+        line = ribbon(line * (1 + 0.2 * traits.whiskers) + root, .013, 1)
+        swept = 0.55 - 0.5 * line[:, 0]                # back
+        art.fill([line], (255, 252, 244), .6, .002, z=swept, both=True)
 
 
 def draw_face(lion: float, turn: float, traits: Traits | None = None,
               size: int = 256) -> Image.Image:
-    """One face -> RGB image (size, size). lion in [0, 1]: 0 tiger, 1 lion. turn in [-1, 1]: yaw /
-    25 degrees, positive to the right of the picture. traits: an average animal if None. ValueError
-    if out of range."""
+    """One face -> RGB image (size, size).
+
+    lion    in [0, 1]: 0 tiger, 1 lion
+    turn    in [-1, 1]: yaw / 25 degrees, positive to the right of the picture
+    traits  an average animal if None
+    Raises ValueError if a value is out of range.
+    """
     traits = traits or Traits()
     if not (0 <= lion <= 1 and all(-1 <= t <= 1 for t in (turn, *astuple(traits)))):
         raise ValueError("lion must be in [0, 1], turn and traits in [-1, 1]; "
                          f"got {lion}, {turn}, {traits}")
     art = Portrait(size, lion, turn, muzzle=1 + 0.06 * traits.muzzle_width)
-    # steepest in the middle, at rest nowhere
-    lion = 0.5 * lion + 0.5 * float(smoothstep(lion, 0.1, 0.9))
+    lion = 0.5 * lion + 0.5 * float(smoothstep(lion, 0.1, 0.9))     # steepest in the middle
     rich, dark = 0.5 + traits.coat / 2, 0.5 + traits.mane_shade / 2
     full = 1 + 0.14 * traits.mane_fullness
-    coat = mix(mix((222, 150, 74), (214, 122, 38), rich),
-               mix((228, 192, 136), (212, 160, 94), rich), lion)
+    tiger_coat = mix((222, 150, 74), (214, 122, 38), rich)
+    coat = mix(tiger_coat, mix((228, 192, 136), (212, 160, 94), rich), lion)
     mane = mix((220, 158, 80), (172, 104, 52), dark), mix((150, 88, 40), (58, 34, 24), dark)
     landscape = paint_behind(art, lion, coat, traits.backdrop)
     paint_mane(art, lion, mane, (.60, .64), .46 * full, 34, -0.10, 1.0)
@@ -269,19 +280,17 @@ def draw_face(lion: float, turn: float, traits: Traits | None = None,
     paint_mane(art, lion, mane, (.48, .56), .40 * full, 34, 0.00, 0.55)
     paint_mane(art, lion, mane, (.43, .52), .36 * full, 34, 0.07, 0.3)
     paint_skin(art, lion, coat, traits)
-    wide = mix(.74, .53, lion)  # where hair grows over the edge of the face
-    edge = smoothstep(np.hypot(art.u / wide, (art.v - .13) / .73), 0.76,
-                      1.04) * smoothstep(lion, 0.2, 0.8)
-    paint_mane(art, lion, mane, (.37, .51), .30 * full, 38, 0.14, 0.1, clip=edge)
+    radius = np.hypot(art.u / mix(.74, .53, lion), (art.v - .13) / .73)
+    edge = smoothstep(radius, 0.76, 1.04) * smoothstep(lion, 0.2, 0.8)     # of the face
+    paint_mane(art, lion, mane, (.37, .51), .30 * full, 38, 0.14, 0.1, edge)
     paint_features(art, lion, traits)
     pixels = np.where(art.rgb == landscape, landscape, (art.rgb / LEVELS).round() * LEVELS)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def plan_set(n: int = 24, seed: int = 0) -> list[Face]:
-    """n animals: first the tigers (lion <= 0.3), then as many lions (lion >= 0.7), each kind sorted
-    by turn. Factors and traits fill their ranges evenly and apart from each other. Same n and seed,
-    same animals."""
+    """n animals, the same for the same seed: first tigers (lion <= 0.3), then lions (lion >= 0.7),
+    each kind sorted by turn. Factors and traits fill their ranges evenly and independently."""
     rng = np.random.default_rng(seed)
     spread = [(rng.permutation(n) + rng.random(n)) / n * 2 - 1 for _ in fields(Traits)]
     digits, n_of_kind, faces = max(2, len(str(n))), (n - n // 2, n // 2), []
@@ -296,38 +305,20 @@ def plan_set(n: int = 24, seed: int = 0) -> list[Face]:
 
 def draw_set(n: int = 24, size: int = 256, seed: int = 0) -> Iterator[tuple[Face, Image.Image]]:
     """The animals of plan_set, one by one, each with its picture."""
-    return ((face, draw_face(face.lion, face.turn, face.traits, size))
-            for face in plan_set(n, seed))
+    for face in plan_set(n, seed):
+        yield face, draw_face(face.lion, face.turn, face.traits, size)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Draw faces of tigers and lions.",
-                                     allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"draw.py: {message}\n")   # one line
-    parser.add_argument("--n", type=int, default=24,
-                        help="number of faces, half of them lions: 1 .. 99999")
-    parser.add_argument("--size", type=int, default=256,
-                        help="width and height in pixels: 16 .. 2048")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="another seed, other animals: 0 .. 999999")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("drawn"),
-                        help="folder to fill")
-    args = parser.parse_args()
-    for name, low, high in (("n", 1, 99999), ("size", 16, 2048), ("seed", 0, 999999)):
-        if not low <= getattr(args, name) <= high:
-            parser.error(f"argument --{name}: must be from {low} to {high}, "
-                         f"not {getattr(args, name)}")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with open(args.out / "factors.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["name", "lion", "turn", *(f.name for f in fields(Traits))])
-            for face, image in draw_set(args.n, args.size, args.seed):
-                image.save(args.out / f"{face.name}.png", optimize=True)
-                table.writerow([face.name, face.lion, face.turn, *astuple(face.traits)])
-    except OSError as error:
-        parser.error(f"argument --out: cannot write to {args.out}: {error.strerror}")
+def write_set(config, given):
+    """Write the animals as PNG and their factors and traits as factors.csv."""
+    folder, rows = Path(config.out), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for face, image in draw_set(config.n, config.size, config.seed):
+        image.save(folder / f"{face.name}.png", optimize=True)
+        factors = {"name": face.name, "lion": face.lion, "turn": face.turn}
+        rows.append(factors | asdict(face.traits))
+    write_csv(folder / "factors.csv", rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("python -m data.draw", __doc__, {"": (DrawConfig, write_set)}))

@@ -9,7 +9,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 MAX_YAW = np.radians(25)     # the head's yaw at turn = 1
 PIVOT = 0.30                 # depth of the axis about which the head turns
-OVERSAMPLE = 3               # outlines are drawn this much larger and averaged down
+OVERSAMPLE = 3               # outlines are drawn at this multiple of the size and averaged
+FORMS = [(.21, -.25, .15, .09, .03), (.26, -.10, .13, .08, -.05),    # brows, eyes: u, v, ru, rv,
+         (.42, .12, .20, .20, .04), (.14, .44, .13, .12, .06),       # height; cheeks, lips,
+         (0, .05, .10, .34, .045), (0, .67, .14, .09, .03),          # bridge of the nose, chin,
+         (0, -.45, .06, .20, -.02)]                                  # forehead
 
 
 def spline(points, closed: bool = False, n: int = 8) -> np.ndarray:
@@ -61,20 +65,19 @@ def mix(a, b, t):
 
 
 class Portrait:
-    """A float image rgb (size, size, 3), the turned head in it, and the face point (u, v) of each
-    pixel."""
+    """A float image rgb (size, size, 3) of a turned head; the face point (u, v) of each pixel."""
 
     def __init__(self, size: int, lion: float, turn: float, muzzle: float):
         grid = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
         self.x, self.y = np.meshgrid(grid, grid)
         self.size, self.rgb = size, np.zeros((size, size, 3), np.float32)
         self.sin, self.cos = np.sin(turn * MAX_YAW), np.cos(turn * MAX_YAW)
-        # a lion's leaves room for its mane
-        self.scale, self.muzzle = 1.07 - 0.15 * lion, 0.30 * muzzle
+        self.scale = 1.07 - 0.15 * lion             # room for the mane
+        self.muzzle = 0.30 * muzzle
         self.v = (self.y - 0.06) / self.scale
         x = self.x / self.scale
         self.u = x.copy()
-        for _ in range(5):  # Newton: the u that lands on x; x(u) rises by design
+        for _ in range(5):      # Newton: the u that is projected to x; x(u) is increasing
             z, slope = self.height(self.u, self.v)
             miss = self.u * self.cos + (z - PIVOT) * self.sin - x
             self.u -= miss / (self.cos + slope * self.sin)
@@ -86,8 +89,7 @@ class Portrait:
         return head + muzzle, -2 * u * (head / 0.66**2 + muzzle / self.muzzle**2)
 
     def project(self, points, z=None) -> np.ndarray:
-        """Face points (..., 2) -> pixel coordinates (..., 2). z: their depth; the face's surface if
-        None."""
+        """Face points (..., 2) -> pixel coordinates (..., 2); z: depth, of the surface if None."""
         u, v = points[..., 0], points[..., 1]
         z = self.height(u, v)[0] if z is None else z
         x = (u * self.cos + (z - PIVOT) * self.sin) * self.scale
@@ -100,9 +102,8 @@ class Portrait:
         view += mask[..., None] * (np.asarray(colour, np.float32) - view)
 
     def mask(self, outlines, blur: float = 0, z=None, both=False):
-        """Antialiased union of a list of outlines, and of their mirror images if both, softened by
-        blur (std, screen units) -> its box in the picture, mask (h, w) in [0, 1]. z: see
-        project."""
+        """Antialiased union of outlines, and of their mirror images if both -> its box in the
+        picture, mask (h, w) in [0, 1]. blur: std in screen units; z: see project."""
         shapes = [self.project(o * (side, 1), z) for side in (1, -1)[: 1 + both] for o in outlines]
         sigma, k = float(blur / 2 * self.size), OVERSAMPLE
         points = np.concatenate(shapes)
@@ -116,36 +117,26 @@ class Portrait:
         return np.s_[low[1]:high[1], low[0]:high[0]], np.asarray(layer, np.float32) / 255
 
     def stencil(self, *args, **kwargs):
-        """The same mask, as large as the picture: (size, size) in [0, 1]."""
+        """A mask as large as the picture: (size, size) in [0, 1]."""
         full = np.zeros((self.size, self.size), np.float32)
         box, full[box] = self.mask(*args, **kwargs)
         return full
 
-    def fill(self, outlines, colour, alpha: float = 1, blur: float = 0, clip=None, z=None,
-             both=False):
+    def fill(self, outlines, colour, alpha=1.0, blur=0.0, clip=None, z=None, both=False):
         """Paints outlines in one colour. clip: mask (size, size) that bounds the paint."""
         if alpha > 0:
             box, mask = self.mask(outlines, blur, z, both)
             self.blend(mask * alpha * (1 if clip is None else clip[box]), colour, box)
 
     def spot(self, u: float, v: float, ru: float, rv: float, power: float = 1):
-        """A soft spot around (+-u, v) of the face -> (size, size) in [0, 1]. Larger power: crisper
-        edge."""
+        """A soft spot around (+-u, v), sharper with larger power -> (size, size) in [0, 1]."""
         return np.exp(-((((np.abs(self.u) - u) / ru) ** 2 + ((self.v - v) / rv) ** 2) ** power))
 
     def light(self):
-        """Lambert shading of the height map and the small forms on it -> (size, size) in about [.6,
-        1.1]."""
+        """Lambert shading of the height map with FORMS -> (size, size) in about [.6, 1.1]."""
         z = self.height(self.u, self.v)[0]
-        for *place, h in ((.21, -.25, .15, .09, .03), (.26, -.10, .13, .08, -.05),
-                          (.42, .12, .20, .20, .04), (.14, .44, .13, .12, .06),
-                          (0, .05, .10, .34, .045), (0, .67, .14, .09, .03),
-                          # brows, eyes, cheeks, lips, bridge, chin, forehead
-                          (0, -.45, .06, .20, -.02)):
+        for *place, h in FORMS:
             z = z + h * self.spot(*place)
         zy, zx = np.gradient((z * self.cos - self.u * self.sin) * self.scale, 2 / self.size)
-        zx, zy = 0.6 * zx, 0.6 * zy  # flatter than true: a soft light, from the upper left
+        zx, zy = 0.6 * zx, 0.6 * zy         # flatter than the head, for soft light from upper left
         return 0.56 + 0.5 * (0.30 * zx + 0.42 * zy + 0.85) / np.sqrt(1 + zx**2 + zy**2)
-
-
-# Shapes in face coordinates: the right half, or the right one of two

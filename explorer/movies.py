@@ -1,4 +1,4 @@
-"""Animated WebP of a start: a walk through its latents, and its panel during training."""
+"""Movies (WebP) of a start: a walk through its latents, and its panel during training."""
 import io
 import math
 
@@ -10,13 +10,15 @@ from runs.files import write_atomic
 from utils import to_pixels
 
 MOST_BYTES = 1_500_000     # of a movie
-QUALITIES = (85, 75, 60, 45, 30, 15)           # of WebP: the first that fits is taken
+QUALITIES = (85, 75, 60, 45, 30, 15)           # of WebP; the first that fits
 
+# the walk
 SIDE = 128                 # pixels
 MOST_STOPS = 24            # training images on the walk
 PER_STOP = 10              # frames for each of them
 PACE = 50                  # ms a frame
 
+# the panel during training
 CELLS = 6                  # along each side
 CELL = 64                  # pixels along the side of a cell
 EDGE = 2.0                 # prior stds from 0 to the outermost cells, the same in every frame
@@ -27,23 +29,21 @@ TEMPO, HOLD = 120, 3000    # ms a frame, and for the last
 # ---- the walk
 
 def write_walk(net, z, path):
-    """g(z) on a closed walk in straight lines past the latents z (n, nz) of the training images."""
-    stops = z[::math.ceil(len(z) / MOST_STOPS)]
-    images = generate(net, walk_latents(net, stops), SIDE)
-    pictures = [Image.fromarray(picture) for picture in to_pixels(images)]
-    save_movie(pictures, [PACE] * len(images), path)
+    """Write g(z) on a closed polygon through the latents z (n, nz) of the training images."""
+    latents = walk_latents(net, z[::math.ceil(len(z) / MOST_STOPS)])
+    pictures = [Image.fromarray(picture) for picture in to_pixels(generate(net, latents, SIDE))]
+    save_movie(pictures, [PACE] * len(pictures), path)
 
 
 def walk_latents(net, stops):
     """The z of the frames: stops (n, nz) -> (PER_STOP n, nz), or the stop itself if there is one.
 
-    Steps are even in the mean of two lengths, in the plane and between images. Steps that are even
-    in the plane alone look like jumps where the generator changes fast.
+    Steps are even in the mean of two lengths, in the plane and between images: with steps that are
+    even in the plane alone, the picture jumps where the generator changes fast.
     """
     if len(stops) == 1:
         return stops
-    order = tour(stops)
-    n_frames = PER_STOP * len(stops)
+    n_frames, order = PER_STOP * len(stops), tour(stops)
     path = stops[[*order, order[0]]]
     even = along(path, lengths(path), n_frames + 1)              # the last is the first again
     images = generate(net, even, 32).flatten(1).to(even.device)
@@ -81,13 +81,13 @@ def tour(points):
 
 
 def _shortened(order, distance):
-    """Reverse one stretch of the tour if that shortens it -> whether one was found."""
+    """Reverse a part of the tour if that shortens it -> whether there was one."""
     n = len(order)
     for i in range(1, n - 1):
         for j in range(i + 1, n):
             a, b, c, d = order[i - 1], order[i], order[j], order[(j + 1) % n]
             old, new = distance[a][b] + distance[c][d], distance[a][c] + distance[b][d]
-            if new < (1 - 1e-6) * old:                # or equal lengths could alternate for ever
+            if new < (1 - 1e-6) * old:                # no endless loop of equal lengths
                 order[i:j + 1] = order[i:j + 1][::-1]
                 return True
     return False
@@ -98,13 +98,13 @@ def _shortened(order, distance):
 def is_frame(epoch):
     """Whether an epoch has a frame: each of the first 16, then 8 between n and 2 n.
 
-    Independent of n_epochs, so that a run that is extended continues with the same frames.
+    Independent of n_epochs, so that the frames of an extended run stay the same.
     """
     return epoch % 2 ** max(0, epoch.bit_length() - 4) == 0
 
 
 def save_frame(net, config, folder, epoch):
-    """Write the panel as folder/EPOCH.webp: a file per frame, so a resumed run has them all."""
+    """Write the panel as folder/EPOCH.webp: a file per frame, for runs that are resumed."""
     columns, rows = panel_axes(EDGE * config.prior_sigma, CELLS, config.nz)
     z = panel_latents(columns, rows, config.nz).to(next(net.parameters()).device)
     cells = to_side(generate(net, z), CELL)
@@ -121,9 +121,9 @@ def save_frame(net, config, folder, epoch):
 
 
 def write_training(folder, n_epochs, path):
-    """The frames of a folder up to epoch n_epochs as a movie; nothing if there are none.
+    """Write the frames of a folder, if any, as a movie.
 
-    Later frames are of a longer run that was interrupted before it was resumed.
+    Frames after n_epochs are from a longer run that was interrupted.
     """
     frames = {int(p.stem): p for p in folder.glob("[0-9]*.webp") if p.stem.isdigit()}
     pictures = [Image.open(frames[epoch]) for epoch in sorted(frames) if epoch <= n_epochs]
@@ -132,7 +132,7 @@ def write_training(folder, n_epochs, path):
 
 
 def save_movie(pictures, durations, path):
-    """RGB pictures as an endless movie, durations in ms; of at most MOST_BYTES if possible."""
+    """Write RGB pictures as an endless movie, durations in ms; at most MOST_BYTES if possible."""
     for quality in QUALITIES:
         buffer = io.BytesIO()
         pictures[0].save(buffer, format="WEBP", save_all=True, append_images=pictures[1:],

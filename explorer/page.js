@@ -5,7 +5,7 @@ const plane = $("plane"), image = $("image");
 const line = data.rows === 1;                       // nz = 1: the plane is a line
 const BLUE = "#0072b2", VERMILLION = "#d55e00";     // Okabe and Ito's colour-blind palette
 const SPEED = 1;                                    // of a walk, in prior stds per second
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const tour = data.tour.length > 1 ? [...data.tour, data.tour[0]] : [];
 
 let z = [0, 0];
@@ -15,7 +15,7 @@ let playing = null;                                 // {path, began}: began in m
 let thumbnails = [];
 let basis, mean, coefficients, sum, pixels;         // see unpack
 
-// ---- the generated image: mean + sum_k a_k(z) e_k; a_k is known on a grid, and interpolated between
+// ---- the generated image: mean + sum_k a_k(z) e_k; a_k is interpolated on a grid
 
 async function inflate(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
@@ -121,8 +121,8 @@ function drawPrior(pen, width, height) {
 }
 
 function drawThumbnails(pen) {
-  const crowd = Math.min(1, Math.sqrt(30 / thumbnails.length));        // many are drawn smaller
-  const size = Math.max(18, Math.min(44, plane.clientWidth / 13) * crowd);
+  const shrink = Math.min(1, Math.sqrt(30 / thumbnails.length));        // many are drawn smaller
+  const size = Math.max(18, Math.min(44, plane.clientWidth / 13) * shrink);
   thumbnails.forEach((picture, k) => {
     const [x, y] = [toX(data.points[k][0]), toY(data.points[k][1]) + (line ? (k % 3 - 1) * size * .9 : 0)];
     pen.fillStyle = "#fff";
@@ -146,7 +146,7 @@ function drawAxes(pen, width, height) {
 function label(pen, text, x, y, align) {
   pen.textAlign = align;
   pen.lineWidth = 3;
-  pen.strokeStyle = "rgba(255, 255, 255, .85)";     // a rim: legible on training images
+  pen.strokeStyle = "rgba(255, 255, 255, .85)";     // an outline: legible on training images
   pen.strokeText(text, x, y);
   pen.fillText(text, x, y);
 }
@@ -164,7 +164,7 @@ function drawPath(pen, path, colour, dash) {
   pen.setLineDash([]);
 }
 
-/** A ring, so that what is under it stays visible. */
+/** A ring: the plane under it stays visible. */
 function drawPoint(pen) {
   for (const [style, width] of [["#fff", 5], ["#000", 2]]) {
     pen.strokeStyle = style;
@@ -185,26 +185,26 @@ function number(value) {
 
 const coordinates = () => (line ? [z[0]] : z).map(number);
 
-function words() {
+function zText() {
   const text = coordinates().join(", ");
   return `z = ${line ? text : `(${text})`}`.replaceAll("-", "\u2212");
 }
 
-let frame = 0, silence = 0;
+let frame = 0, liveTimer = 0;
 
 function show() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     drawImage();
     drawPlane();
-    $("readout").textContent = words();
+    $("readout").textContent = zText();
     [image.dataset.z1, image.dataset.z2] = z;
     $("play").textContent = playing ? "Stop" : walk.length ? "Play the walk" : "Play the tour";
     $("play").disabled = !playing && !walk.length && !tour.length;
     $("clear").disabled = !walk.length;
   });
-  clearTimeout(silence);                            // for screen readers: where z came to rest
-  silence = setTimeout(() => { $("live").textContent = words(); }, 400);
+  clearTimeout(liveTimer);                            // for screen readers: z after it stopped
+  liveTimer = setTimeout(() => { $("live").textContent = zText(); }, 400);
 }
 
 function moveTo(x, y) {
@@ -240,7 +240,7 @@ function stepWalk(now) {
   if (!playing) return;
   playing.began ??= now;
   let deviations = SPEED * (now - playing.began) / 1000;
-  if (stillness.matches) deviations = Math.floor(2 * deviations) / 2;      // two stills per std
+  if (reducedMotion.matches) deviations = Math.floor(2 * deviations) / 2;      // two stills per std
   const point = pointAlong(playing.path, deviations * data.prior_sigma);
   if (!point) {
     const [x, y] = playing.path.at(-1);
@@ -292,14 +292,14 @@ function hover(event) {
   if (isWalk(sketch)) walk = sketch;
 }
 
-/** A click with a small movement is no walk. */
+/** A click with a small movement is not a walk. */
 const isWalk = (path) => path.some(([x, y]) => Math.hypot(x - path[0][0], y - path[0][1]) > .05 * data.reach);
 
 function release(event) {
   if (!drawing) return;
   drawing = false;
-  // fingers drag to look around, so their walks wait for the button
-  if (walk === sketch && event.pointerType !== "touch" && !stillness.matches) play();
+  // a finger drags to move z, so its walk starts with the button
+  if (walk === sketch && event.pointerType !== "touch" && !reducedMotion.matches) play();
 }
 
 // ---- keys
@@ -322,7 +322,7 @@ function moveBy([x, y], draws) {
   const step = .05 * data.prior_sigma, before = z;
   moveTo(z[0] + x * step, z[1] + y * step);
   if (!draws) return;
-  if (!walk.length || walk.at(-1) !== before) walk = [before];        // elsewhere a new walk begins
+  if (!walk.length || walk.at(-1) !== before) walk = [before];        // a new walk begins here
   walk.push(z);
 }
 
@@ -340,7 +340,7 @@ function save() {
   }, "image/png");
 }
 
-/** A canvas for each training image: cut from the sheet when scaled, neighbours would bleed in. */
+/** A canvas for each training image: scaling parts of the sheet would mix neighbours. */
 async function cutThumbnails() {
   if (!data.points.length) return;
   const sheet = new Image();
@@ -355,7 +355,7 @@ async function cutThumbnails() {
   });
 }
 
-function writeWords() {
+function writeTexts() {
   const what = line ? "Latent line" : "Latent plane";
   $("title").textContent = document.title = `${what}, ${data.start} start`;
   plane.setAttribute("aria-label", `${what}: arrow keys move z`);
@@ -383,7 +383,7 @@ function listen() {
 }
 
 async function main() {
-  writeWords();
+  writeTexts();
   await Promise.all([unpack(), cutThumbnails()]);
   $("save").disabled = false;
   listen();

@@ -1,7 +1,7 @@
 """explorer.html: a page that shows the generated image at the pointer's place in the latent plane.
 
-The page does not run the network. It holds g(z) on a grid over the plane as a mean image and
-principal components, whose coefficients it interpolates.
+It holds g(z) on a grid over the plane as a mean image and principal components, and interpolates
+their coefficients.
 """
 import base64
 import json
@@ -23,7 +23,7 @@ GRID = 32                  # points along each side of the plane
 LINE = 256                 # points along the line that replaces the plane if nz is 1
 SIDE = 128                 # largest side of the stored images in pixels
 COMPONENTS = 96            # principal components, a multiple of 4 (page.js adds four at a time)
-OVERSAMPLING = 32          # further directions of the randomised search: 0.5 dB
+OVERSAMPLING = 32          # further directions of the randomised search; worth 0.5 dB
 STEP = 0.5                 # grey levels; quantisation step, doubled until the page is small enough
 MOST_BYTES = 4_000_000     # of the page
 MOST_THUMBNAILS = 60
@@ -46,8 +46,8 @@ def write_explorer(net, z, images, config, path):
         "reach": REACH * config.prior_sigma, "prior_sigma": config.prior_sigma, "columns": columns,
         "rows": rows, "side": min(SIDE, config.img_size),
         "mean": _deflate(((mean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))}
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    template, script = (Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
+                        for suffix in (".html", ".js"))
     template = template.replace("@SCRIPT@", script)
     step, page = STEP, None
     while page is None or len(page) > MOST_BYTES:
@@ -88,8 +88,8 @@ def principal_components(x, k):
 def _quantise(basis, coefficients, step):
     """Components in 8 bits and coefficients in 16 bits.
 
-    The error of a component times the rms of its coefficients is that of rounding to `step` grey
-    levels: weak components get few levels and compress well.
+    The rounding step of a component, times the rms of its coefficients, is `step` grey levels, so
+    weak components have few levels and compress well.
     """
     rms = coefficients.square().mean(0).sqrt().clamp(min=1e-6) * 127.5
     unit = torch.maximum(step / rms, basis.abs().amax(1) / 127)[:, None]
@@ -106,9 +106,10 @@ def _deflate(values):
 
 
 def _thumbnails(z, images, config):
-    """Training images in the plane, evenly spaced ones of many: their places, tour and sheet.
+    """Training images in the plane (of many, evenly spaced ones): positions, tour and sheet.
 
-    Thumbnails are multiples of JPEG's 8 x 8 blocks, and colours are not subsampled: no bleeding.
+    The sides are multiples of JPEG's 8 x 8 blocks and colours are not subsampled, so neighbours do
+    not mix.
     """
     plane = torch.zeros(len(z), 2)
     plane[:, :min(2, z.shape[1])] = z[:, :2].cpu()
@@ -127,7 +128,7 @@ def _thumbnails(z, images, config):
 
 
 def _legend(config, n, n_inside, n_shown):
-    """What the plane shows, in sentences."""
+    """The legend of the plane."""
     marks, percent, kind, grid = "Circles", "39, 86 and 99", "plane", f"{GRID}\u00a0×\u00a0{GRID}"
     if config.nz == 1:
         marks, percent, kind, grid = "Lines", "68, 95 and 99.7", "line", f"{LINE}"
@@ -136,8 +137,7 @@ def _legend(config, n, n_inside, n_shown):
     if config.nz > 2:
         rest = "z₃ is" if config.nz == 3 else f"z₃ to z{str(config.nz).translate(SUBSCRIPTS)} are"
         text.append(f"The latent has {config.nz} dimensions: {rest} 0 here. A training image is "
-                    "shown at its first two coordinates, where the picture is not its "
-                    "reconstruction.")
+                    "at its first two coordinates; the picture there is not its reconstruction.")
     if n_inside < n:
         text.append(f"{n - n_inside} of the {n} training images lie beyond the edge.")
     if n_shown < n_inside:

@@ -1,4 +1,4 @@
-"""The pictures of one start, still and moving: those due after an epoch, all at the end."""
+"""Pictures and movies of one start: those due after an epoch, and all at the end."""
 import math
 
 import torch
@@ -6,22 +6,16 @@ import torch
 import utils
 from explorer import movies
 from explorer.page import write_explorer
+from inference import measures
 from inference.masks import hide
-from inference.measures import (
-    generate,
-    measure,
-    panel_axes,
-    panel_latents,
-    panel_range,
-    sample_images,
-)
+from inference.measures import generate
 from runs.files import write_json
 
-MOST_RECON = 48       # reconstructions in a figure; of a larger folder, evenly spaced ones
+MOST_RECON = 48       # reconstructions in a figure
 
 
 def draw_epoch(model, folder):
-    """Draw what is due after an epoch -> the paths of a snapshot's pictures, empty without one."""
+    """Draw what is due after an epoch -> paths of the pictures of a snapshot, if one is due."""
     config, epoch = model.config, model.epoch
     last, quarter = epoch == config.n_epochs, max(1, config.n_epochs // 4)
     if last or movies.is_frame(epoch):
@@ -34,16 +28,16 @@ def draw_epoch(model, folder):
 
 
 def draw_start(model, folder):
-    """Draw everything of a finished start, write its metrics.json -> the metrics."""
+    """Draw all pictures of a finished start and write its metrics.json -> the metrics."""
     net, z, config = model.net, model.z, model.config
-    samples = sample_images(net, config)
+    samples = measures.sample_images(net, config)
     draw_recon(model, folder / "recon.png")
     utils.save_images(samples, folder / "samples.png")
     utils.save_interp(*panel(net, z, config), [folder / "interp.png", folder / "interp.pdf"])
     utils.plot_stats({model.start: model.history}, [folder / "loss.png", folder / "loss.pdf"])
     utils.plot_latents(z, model.images, config.prior_sigma, folder / "latents.pdf")
-    metrics = measure(net, z, model.images, samples, config, model.mask)
-    metrics |= {"panel_range": panel_range(z, config.prior_sigma),
+    metrics = measures.measure(net, z, model.images, samples, config, model.mask)
+    metrics |= {"panel_range": measures.panel_range(z, config.prior_sigma),
                 "seconds": sum(r["seconds"] for r in model.history), "epochs": len(model.history),
                 "passes": sum(r["passes"] for r in model.history),
                 "n_images": len(model.images), "n_samples": len(samples),
@@ -57,9 +51,9 @@ def draw_start(model, folder):
 
 
 def draw_recon(model, path):
-    """Training images and their reconstructions; of a large folder, evenly spaced ones.
+    """Training images (of a large folder, evenly spaced ones) and their reconstructions.
 
-    With a mask: images as seen, hidden pixels mid grey, reconstructions, and whole images.
+    With a mask: images with hidden pixels in grey, reconstructions, complete images.
     """
     shown = torch.arange(0, len(model.z), math.ceil(len(model.z) / MOST_RECON))
     x, recon = model.images[shown], generate(model.net, model.z[shown.to(model.z.device)])
@@ -70,16 +64,16 @@ def draw_recon(model, path):
 
 def panel(net, z, config):
     """The cells of the panel, row by row from the top left, and its axes z_1 and z_2."""
-    columns, rows = panel_axes(panel_range(z, config.prior_sigma), config.ninterp, config.nz)
-    return generate(net, panel_latents(columns, rows, config.nz).to(z.device)), columns, rows
+    reach = measures.panel_range(z, config.prior_sigma)
+    columns, rows = measures.panel_axes(reach, config.ninterp, config.nz)
+    cells = measures.panel_latents(columns, rows, config.nz).to(z.device)
+    return generate(net, cells), columns, rows
 
 
 def draw_snapshot(model, folder):
-    """Reconstructions, samples and the plain panel after an epoch -> their paths, EPOCH_recon.png,
-    ..."""
-    names = ("recon", "samples", "interp")
-    paths = [folder / f"{model.epoch:04d}_{name}.png" for name in names]
+    """Reconstructions, samples and the panel after an epoch -> paths EPOCH_recon.png, ..."""
+    paths = [folder / f"{model.epoch:04d}_{name}.png" for name in ("recon", "samples", "interp")]
     draw_recon(model, paths[0])
-    utils.save_images(sample_images(model.net, model.config), paths[1])
+    utils.save_images(measures.sample_images(model.net, model.config), paths[1])
     utils.save_images(panel(model.net, model.z, model.config)[0], paths[2], model.config.ninterp)
     return paths

@@ -1,4 +1,4 @@
-"""Visible pixels of the training images: masks of 1 (visible) and 0 (hidden), errors where 0."""
+"""Masks of the training images, 1 visible and 0 hidden, and errors on hidden pixels."""
 import hashlib
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ MEANING = ("none, pepper:P (each pixel hidden with probability P), block:K (a K 
 def parse_mask(text, img_size):
     """The kind and value of a mask: ("none", None), ("pepper", P), ("block", K) or ("file", path).
 
-    img_size is the side of the images in pixels. A file is not opened. Raises UserError otherwise.
+    img_size in pixels. A file is not opened. UserError if text is empty, P or K out of range.
     """
     kind, _, value = text.partition(":")
     if kind == "none" and text == kind:
@@ -46,12 +46,12 @@ def make_mask(text, n, img_size, seed):
     """The mask of n images (n, 1, img_size, img_size), float32, 1 visible and 0 hidden, or None.
 
     none      None: every pixel is visible
-    pepper:P  each pixel, its three colours together, is hidden with probability P, per image
-    block:K   a K x K block is hidden, per image at a place uniform over all that fit
-    a file    pixels at least half as bright as white are visible, in every image; cropped square at
-              the centre, resized to the nearest pixel
-    Draws from a generator of its own with the given seed: a mask changes no other random number.
-    Raises UserError for a text or file that is no mask, or an image with no visible pixel.
+    pepper:P  each pixel of each image is hidden with probability P, in all three colours
+    block:K   a K x K block of each image is hidden, uniform over all positions
+    a file    pixels from half brightness on are visible, in every image; cropped square at the
+              centre, resized to the nearest pixel
+    Uses a separate random generator with the given seed. Raises UserError if the text or file is
+    invalid or an image has no visible pixel.
     """
     kind, value = parse_mask(text, img_size)
     generator = torch.Generator().manual_seed(seed)
@@ -63,8 +63,7 @@ def make_mask(text, n, img_size, seed):
         top, left = torch.randint(img_size - value + 1, (2, n, 1, 1, 1), generator=generator)
         column = torch.arange(img_size)
         row = column.view(-1, 1)
-        inside = (row >= top) & (row < top + value) & (column >= left) & (column < left + value)
-        visible = ~inside
+        visible = (row < top) | (row >= top + value) | (column < left) | (column >= left + value)
     else:
         visible = _read(value, img_size).expand(n, 1, -1, -1)
     if not visible.flatten(1).any(1).all():
@@ -97,10 +96,7 @@ def visible_fraction(mask):
 
 
 def halvings(mask):
-    """How often a mask (n, 1, S, S) halves the number of visible pixels, rounded.
-
-    That many of the last deconvolutions of GenNet have too few pixels to learn from.
-    """
+    """-log2 of the fraction of visible pixels, rounded: `smooth` of GenNet for a mask or None."""
     return round(-math.log2(visible_fraction(mask)))
 
 
@@ -110,11 +106,11 @@ def fingerprint(mask):
 
 
 def hidden_error(recovered, images, mask):
-    """Errors of recovered images where mask is 0; both (n, 3, S, S) in [-1, 1].
+    """Errors on hidden pixels; recovered and images (n, 3, S, S) in [-1, 1], mask (n, 1, S, S).
 
-    hidden_mae       mean |error| over all hidden values (pixels times colours), of 0 to 255
-    hidden_relative  sum of |error| over the sum of the original values, both over all hidden values
-                     and of 0 to 255; the divisor is at least 1
+    hidden_mae       mean |error| over hidden pixels and colours, on the scale 0 to 255
+    hidden_relative  sum of |error| / sum of the original values, on the same scale; the divisor is
+                     at least 1
     """
     hidden = (mask == 0).expand_as(images)
     error = 127.5 * (recovered - images)[hidden].abs().double()

@@ -13,14 +13,14 @@ SATURATED = 0.98                 # |x| from which a pixel counts as saturated
 
 @torch.no_grad()
 def generate(net, z, side=None):
-    """g(z) in float32: z (n, nz) -> images (n, 3, S, S) on the CPU, or of another side."""
+    """g(z) in float32: z (n, nz) -> images (n, 3, S, S) on the CPU, resized to a side if given."""
     net = frozen(net)
     images = torch.cat([net(part).float().cpu() for part in z.split(64)])
     return images if side is None else to_side(images, side)
 
 
 def sample_images(net, config):
-    """g of N_SAMPLES draws of the prior, the same for the same seed: (N_SAMPLES, 3, S, S)."""
+    """N_SAMPLES random samples (N_SAMPLES, 3, S, S) of a generator, fixed by config.seed."""
     generator = torch.Generator().manual_seed(config.seed)
     draws = sample_gaussian_prior(N_SAMPLES, config.nz, config.prior_sigma, generator)
     return generate(net, draws.to(next(net.parameters()).device))
@@ -36,16 +36,12 @@ def to_side(images, side):
 
 
 def psnr(recon, images, mask=None):
-    """10 log10(4 / mse) [dB] of each image: (n, 3, S, S) twice -> (n,), at most 100, for equal
-    images.
-
-    mse is the mean over visible pixels, where mask (n, 1, S, S) is 1; None: all are.
-    """
+    """10 log10(4 / mse) [dB] over visible pixels, at most 100: (n, 3, S, S) twice -> (n,)."""
     return -10 * torch.log10((mean_squared_error(recon, images, mask) / 4).clamp(min=1e-10))
 
 
 def mean_squared_error(recon, images, mask=None):
-    """The mean squared error over the visible pixels of each image: (n, 3, S, S) twice -> (n,)."""
+    """Mean squared error of each image over visible pixels: (n, 3, S, S) twice -> (n,)."""
     squares = (recon - images).square()
     if mask is None:
         return squares.mean((1, 2, 3))
@@ -53,8 +49,7 @@ def mean_squared_error(recon, images, mask=None):
 
 
 def reconstruction(net, z, images, mse_sigma, mask=None):
-    """loss (Eq. 7), mse and psnr [dB] over visible pixels of images (n, 3, S, S) at their z (n,
-    nz)."""
+    """loss (Eq. 7), mse and psnr [dB] over visible pixels of images (n, 3, S, S), z (n, nz)."""
     recon = generate(net, z)
     error = mean_squared_error(recon, images, mask)
     visible = 1 if mask is None else mask.mean((1, 2, 3))
@@ -64,12 +59,12 @@ def reconstruction(net, z, images, mse_sigma, mask=None):
 
 
 def measure(net, z, images, samples, config, mask=None):
-    """The numbers of metrics.json that say how good a generator and its latents are, in float32.
+    """The numbers of metrics.json that measure a generator, its z (n, nz) and random samples.
 
     sample_saturated, data_saturated  fractions of pixels with |x| > SATURATED in samples and images
     sample_nearest_psnr  PSNR [dB] of each sample to its nearest training image, mean and 10th
                          percentile; high values mean that the generator repeats the training images
-    With a mask the reconstruction is measured on visible pixels and `hidden_error` on the others.
+    A mask restricts `reconstruction` to visible pixels and adds `hidden_error`.
     """
     nearest = torch.cat([squared_distances(samples, x) for x in images.split(256)], 1).argmin(1)
     near = psnr(samples, images[nearest])
@@ -85,11 +80,11 @@ def measure(net, z, images, samples, config, mask=None):
 
 
 def log_row(model, acceptance, step, grad_norm):
-    """A row of the log after an epoch of an ABP model; acceptance (n,), step sizes (n,)."""
+    """A row of the log after an epoch of an ABP model; acceptance rates (n,), step sizes (n,)."""
     config, n = model.config, len(model.images)
     if not math.isfinite(grad_norm):
         raise UserError(f"the gradient is not finite in epoch {model.epoch} of the {model.start} "
-                        "start; change --lr (a smaller one)")
+                        "start; lower --lr")
     row = {"epoch": model.epoch, "sigma": config.sigma(model.epoch - 1, model.visible)}
     row |= reconstruction(model.net, model.z, model.images, config.mse_sigma, model.mask)
     for name, values in (("mean", model.z.mean(0)), ("std", model.z.std(0, correction=0))):
@@ -101,23 +96,22 @@ def log_row(model, acceptance, step, grad_norm):
 
 
 def panel_range(z, prior_sigma):
-    """d of the panel over (-d, d)^2: the 95th percentile of |z_k|, within 1 to 3 stds of the
-    prior."""
+    """d of the panel over (-d, d)^2: 95th percentile of |z_k|, within 1 to 3 prior_sigma."""
     d = z[:, :2].abs().flatten().quantile(0.95).item() / prior_sigma
     return round(min(3.0, max(1.0, d)), 1) * prior_sigma
 
 
 def panel_axes(d, ninterp, nz):
-    """Values of z_1 from left to right and of z_2 from top to bottom; none of z_2 where nz is 1."""
+    """Values of z_1 from left to right and of z_2 from top to bottom ([] if nz is 1)."""
     values = torch.linspace(-d, d, ninterp)
     return values.tolist(), values.flip(0).tolist() if nz > 1 else []
 
 
 def panel_latents(columns, rows, nz):
-    """The z of every cell, row by row from the top left: (cells, nz); beyond the second coordinate
-    0."""
-    z = torch.zeros(len(columns) * max(1, len(rows)), nz)
-    z[:, 0] = torch.tensor(columns).repeat(max(1, len(rows)))
+    """z of every cell (cells, nz), row by row from the top left; coordinates from z_3 on are 0."""
+    n_rows = max(1, len(rows))
+    z = torch.zeros(len(columns) * n_rows, nz)
+    z[:, 0] = torch.tensor(columns).repeat(n_rows)
     if rows:
         z[:, 1] = torch.tensor(rows).repeat_interleave(len(columns))
     return z

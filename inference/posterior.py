@@ -1,41 +1,42 @@
-"""The posterior p(z | I) of a fixed generator: the density that the samplers sample."""
+"""The posterior p(z | I) of a fixed generator, from which the samplers draw."""
 import copy
+import warnings
 
 import torch
 from torch import nn
 
 from runs.options import UserError
 
-AT_ONCE = 8            # tangents that go through the network together; more need more memory
-# A pixel in bf16 is off by about 2^-10 and U by D 2^-20 / (2 sigma^2): below this sigma it hides
-# the modes
+# torch compiles its rules of forward differentiation with a function that it has deprecated
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+AT_ONCE = 8            # tangents that go through the network together, to bound the memory
+# bf16 rounds a pixel by about 2^-10 and U by D 2^-20 / (2 sigma^2); at smaller sigma this noise
+# hides the modes
 LEAST_BF16_SIGMA = 1.0
 
 
 def sample_gaussian_prior(batch_size, nz, sig=1.0, generator=None):
-    """z ~ N(0, sig^2 I): (batch_size, nz) float32 on the CPU, from the given or the global
-    generator."""
+    """z ~ N(0, sig^2 I): (batch_size, nz) float32, CPU; generator None: torch's global one."""
     return sig * torch.randn(batch_size, nz, generator=generator)
 
 
 def squared_distances(a, b, mask=None):
     """|a_i - b_k|^2 over all pixels: (n, 3, S, S), (m, 3, S, S) -> (n, m) float64.
 
-    With a mask (n, 1, S, S) of 1 and 0 over the pixels of a_i where it is 1:
-    sum_p m_ip |a_ip - b_kp|^2 = sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip
-    |b_kp|^2. float64, since the products are thousands of times the difference: float32 is off by
-    .5 nats at sigma .1.
+    A mask (n, 1, S, S) restricts the sum to the visible pixels of a_i:
+    sum_p m_ip |a_ip|^2 - 2 sum_p m_ip a_ip . b_kp + sum_p m_ip |b_kp|^2. These terms are thousands
+    of times their sum, hence float64: float32 is off by .5 nats at sigma .1.
     """
-    # flat without a copy if channels are last in memory
+    # channels last in memory: flatten copies nothing
     a, b = (images.double().movedim(1, -1) for images in (a, b))
     if mask is None:
         return torch.cdist(a.flatten(1), b.flatten(1)).square()
     mask = mask.double().movedim(1, -1)
-    seen = a * mask
-    squares = seen.flatten(1).square().sum(1, keepdim=True)
+    visible = a * mask
+    squares = visible.flatten(1).square().sum(1, keepdim=True)
     squares = squares + mask.flatten(1) @ b.square().sum(3).flatten(1).T
-    cross = seen.flatten(1) @ b.flatten(1).T
-    return (squares - 2 * cross).clamp(min=0)  # rounding may leave what is nearly 0 below it
+    cross = visible.flatten(1) @ b.flatten(1).T
+    return (squares - 2 * cross).clamp(min=0)  # rounding can turn 0 negative
 
 
 # ---------------------------------------------------------------------------------- any generator
@@ -49,8 +50,8 @@ def frozen(net):
 def jacobian(net, z):
     """g(z) (n, 3, S, S) and J = dg/dz (nz, n, 3, S, S), by forward differentiation.
 
-    net  any module that maps z (n, nz) to images, each from its own row of z
-    Costs 1 + nz network passes (more beyond nz = AT_ONCE).
+    net  any module that maps z (n, nz) to images, row by row
+    Costs a tangent for each of the nz axes and a forward pass for every AT_ONCE of them.
     """
     def derivative(axis):
         return torch.func.jvp(net, (z,), (axis.expand_as(z),))
@@ -70,7 +71,8 @@ def check_generator(net, nz, shape):
     with torch.no_grad():
         found = tuple(frozen(net)(z).shape)
     if found != (2, *shape):
-        raise UserError(f"the generator maps z (2, {nz}) to {found}; it must be {(2, *shape)}")
+        raise UserError(f"the generator maps z (2, {nz}) to {found}, not "
+                        f"{(2, *shape)}; change --img_size, --nz or GenNet in models.py")
 
 
 class Posterior:
@@ -79,10 +81,8 @@ class Posterior:
     net          a generator, as `frozen` returns it
     sigma        std of the noise on a pixel, Eq. 3
     prior_sigma  std of the prior of z
-    dtype        of the convolutions: float32, or bfloat16 by autocast, from sigma =
-                 LEAST_BF16_SIGMA on
-    mask         (n, 1, S, S), 1 where a pixel is visible: |I - g(z)|^2 and J are those of these
-                 pixels alone; None: all are
+    dtype        of the convolutions: float32, or bfloat16 if sigma >= LEAST_BF16_SIGMA
+    mask         (n, 1, S, S), 1 visible and 0 hidden: errors and J are 0 on hidden pixels; or None
     """
 
     def __init__(self, net, images, sigma, prior_sigma=1.0, dtype=torch.float32, mask=None):
@@ -91,7 +91,7 @@ class Posterior:
         self.dtype = dtype if sigma >= LEAST_BF16_SIGMA else torch.float32
 
     def of(self, index):
-        """The same posterior for the images `index` (m,), which may repeat."""
+        """The posterior of the images `index` (m,), which may repeat."""
         mask = None if self.mask is None else self.mask[index]
         return Posterior(self.net, self.images[index], self.sigma, self.prior_sigma, self.dtype,
                          mask)
@@ -130,20 +130,19 @@ class Posterior:
 
     @torch.no_grad()
     def resample(self, draws, current=None):
-        """Global move: for each image one of the draws (m, nz) of the prior -> z (n, nz).
+        """Choose for each image one of the draws (m, nz) of the prior by likelihood -> z (n, nz).
 
-        The images share the draws; each chooses with probability proportional to its likelihood.
-        Without `current` this is sampling-importance-resampling (Rubin 1987): a cold chain starts
-        from the result. With the states `current` (n, nz) of warm chains among the candidates it is
-        iterated sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee
-        and Vihola 2018): a chain can leave a poor local mode.
+        Without `current` this is sampling-importance-resampling (Rubin 1987), the start of a cold
+        chain. With the states `current` (n, nz) of warm chains among the candidates it is iterated
+        sampling-importance-resampling, which leaves the posterior invariant (Andrieu, Lee and
+        Vihola 2018) and lets a chain leave a local mode. All images share the draws.
         """
         squared_error = torch.cat([squared_distances(self.images, self.g(part), self.mask)
                                    for part in draws.split(64)], 1)
         if current is not None:
             own = self._visible(self.g(current) - self.images).double().square().sum((1, 2, 3))
             squared_error = torch.cat([squared_error, own.unsqueeze(1)], 1)
-        # the argmax draws from a softmax (Gumbel)
+        # with Gumbel noise, argmax draws from the softmax
         gumbel = -torch.empty_like(squared_error, dtype=torch.float32).exponential_().log()
         chosen = (gumbel - squared_error / (2 * self.sigma**2)).argmax(1)
         if current is None:

@@ -1,7 +1,7 @@
 """Markov chains for a density exp(-U(z)) known up to a constant, many chains at once.
 
-Each row of z is a chain of its own, and chains never mix. A state may be a latent (n, d), an image
-(n, 3, S, S) or anything else; device and dtype follow z, noise comes from torch's global generator.
+Each row of z is an independent chain. A state can have any shape, such as a latent (n, d) or an
+image (n, 3, S, S). Device and dtype follow z; noise comes from torch's global generator.
 
     langevin   unadjusted Langevin, Eq. 6 of the handout: biased
     mala       Metropolis-adjusted Langevin (Besag 1994; Roberts and Tweedie 1996)
@@ -45,14 +45,13 @@ def langevin(neg_log_density, z, n_steps, step, target=None, age=0, callback=Non
     age              number of adaptation steps before this call
     callback         called after each step as callback(k, z, U, acceptance probability), detached
     Returns Chains. Every step is taken; the acceptance is the probability with which MALA would
-    have accepted: near 1 if s is small, near 0 if the chain is unstable. A diverging chain is
-    returned as it is, inf or nan.
+    have accepted, near 0 if the chain is unstable. A diverged chain is returned as inf or nan.
 
     Stable while s^2 lambda < 4, lambda the largest curvature of U. On a Gaussian of curvature
     lambda the stationary variance is 1 / (lambda (1 - s^2 lambda / 4)) instead of 1 / lambda.
     """
     kernel = _Langevin(neg_log_density, keep_all=True)
-    return _run(kernel, z, n_steps, step, target, age, callback)
+    return _run(kernel, 2, z, n_steps, step, target, age, callback)
 
 
 def mala(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
@@ -60,7 +59,7 @@ def mala(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
 
     Arguments and result as for `langevin`. Non-finite densities or gradients are rejected.
     """
-    return _run(_Langevin(neg_log_density), z, n_steps, step, target, age, callback)
+    return _run(_Langevin(neg_log_density), 2, z, n_steps, step, target, age, callback)
 
 
 def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
@@ -71,24 +70,24 @@ def smmala(local, z, n_steps, step=1.0, target=None, age=0, callback=None):
 
     local   z (n, d) -> U (n,), dU/dz (n, d), G (n, d, d) symmetric positive definite; its cost is
             counted as a forward pass and d tangents
-    step    s, dimensionless; 1 suits a nearly Gaussian density. Adapted steps are at most sqrt(2),
-            a full Newton step: a chain far from the mode accepts almost every step and would learn
-            to overshoot
+    step    s, dimensionless; 1 suits a nearly Gaussian density. Adapted step sizes are at most
+            sqrt(2), a full Newton step, since far from the mode almost every step is accepted
     Other arguments and result as for `mala`.
     """
-    return _run(_ManifoldLangevin(local), z, n_steps, step, target, age, callback)
+    cost = 1 + z.shape[1]
+    return _run(_ManifoldLangevin(local), cost, z, n_steps, step, target, age, callback)
 
 
 def rw_mh(neg_log_density, z, n_steps, step, target=None, age=0, callback=None):
-    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))).
+    """z' ~ N(z, s^2 I), accepted with probability min(1, exp(U(z) - U(z'))); else as `mala`.
 
-    Metropolis et al. 1953. Arguments and result as for `mala`.
+    Source: Metropolis et al. 1953.
     """
-    return _run(_RandomWalk(neg_log_density), z, n_steps, step, target, age, callback)
+    return _run(_RandomWalk(neg_log_density), 1, z, n_steps, step, target, age, callback)
 
 
 @torch.no_grad()
-def _run(kernel, z, n_steps, step, target, age, callback):
+def _run(kernel, cost, z, n_steps, step, target, age, callback):
     z = z.detach()
     step = torch.as_tensor(step, dtype=z.dtype, device=z.device).expand(len(z)).clone()
     total = torch.zeros_like(step)
@@ -105,13 +104,13 @@ def _run(kernel, z, n_steps, step, target, age, callback):
         else:
             state = _where(torch.rand_like(probability) < probability, new, old)
         if target is not None:
-            gain = (age + k + 1) ** -0.6 * torch.isfinite(old.energy)        # not from a bad start
+            gain = (age + k + 1) ** -0.6 * torch.isfinite(old.energy)  # 0 while U is not finite
             step = (step * (gain * (probability - target)).exp()).clamp(max=kernel.longest)
         total += probability
         if callback is not None:
             callback(k, state.z, state.energy, probability)
     return Chains(state.z if n_steps else z, total / n_steps if n_steps else total * math.nan, step,
-                  (n_steps + 1) * kernel.cost(z) if n_steps else 0)
+                  (n_steps + 1) * cost if n_steps else 0)
 
 
 def _where(mask, new, old):
@@ -120,8 +119,8 @@ def _where(mask, new, old):
 
 
 class _RandomWalk:
-    """A kernel: expands a state, proposes from it with white `noise`, weighs the proposal."""
-    keep_all, longest = False, math.inf      # whether every step is taken; largest adapted step
+    """expand computes what a state needs, propose a new z, log_ratio the log acceptance ratio."""
+    keep_all, longest = False, math.inf    # whether every step is taken; largest adapted step size
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, ...)
@@ -129,9 +128,6 @@ class _RandomWalk:
 
     def __init__(self, neg_log_density):
         self.neg_log_density = neg_log_density
-
-    def cost(self, z):
-        return 1
 
     def expand(self, z):
         energy = self.neg_log_density(z)
@@ -150,14 +146,11 @@ class _Langevin:
 
     class State(NamedTuple):
         z: torch.Tensor                # (n, ...)
-        energy: torch.Tensor           # (n,), inf where anything is not finite
+        energy: torch.Tensor           # (n,), inf if U or dU/dz is not finite
         grad: torch.Tensor             # (n, ...), dU/dz
 
     def __init__(self, neg_log_density, keep_all=False):
         self.neg_log_density, self.keep_all = neg_log_density, keep_all
-
-    def cost(self, z):
-        return 2
 
     def expand(self, z):
         with torch.enable_grad():
@@ -165,7 +158,7 @@ class _Langevin:
             energy = self.neg_log_density(z)
             (grad,) = torch.autograd.grad(energy.sum(), z)     # sum: chains stay independent
         sound = torch.isfinite(energy) & torch.isfinite(grad.flatten(1)).all(1)
-        if not self.keep_all:                # a start without a gradient proposes a random walk
+        if not self.keep_all:                # without a gradient the proposal is a random walk
             grad = torch.where(sound.view(-1, *[1] * (grad.dim() - 1)), grad, 0)
         return self.State(z.detach(), torch.where(sound, energy.detach(), math.inf), grad)
 
@@ -189,9 +182,6 @@ class _ManifoldLangevin:
 
     def __init__(self, local):
         self.local = local
-
-    def cost(self, z):
-        return 1 + z.shape[1]
 
     def expand(self, z):
         energy, grad, metric = self.local(z)
@@ -229,9 +219,9 @@ def _log_det(chol):
 
 
 SAMPLERS = {"langevin": langevin, "mala": mala, "smmala": smmala}
-# acceptance rates that adapted step sizes seek; Eq. 6 takes every step and needs small ones
+# target acceptance rates; langevin rejects nothing, so its step sizes must be small
 TARGETS = {"langevin": 0.95, "mala": TARGET_GRADIENT, "smmala": TARGET_GRADIENT}
-# In training the posterior keeps changing, so the adaptation gain stays at that of step 10. On
-# N(0, I) this changes the variance by -.3, -.5, .2 % (smmala) and -11.6, -4.1, 0 % (mala) at nz 1,
-# 2, 5; a fixed step does not.
+# In training the posterior keeps changing, so the adaptation gain does not fall below that of step
+# 10. On N(0, I) this changes the variance at nz 1, 2, 5 by -.3, -.5, .2 % (smmala) and by -11.6,
+# -4.1, 0 % (mala); a fixed step size does not.
 MOST_AGE = 10

@@ -1,10 +1,9 @@
-"""Make the tables and pictures of README.md and docs/: python report/showcase.py
+"""Make the tables and pictures of README.md and docs/: python -m report.showcase
 
-Trains with the default options and with --preset handout, evaluates, runs the three experiments,
-and writes tables between the markers of README.md and docs/evaluation.md, and pictures into docs/.
-A command whose results are in the run folder is not run again.
+Train with the default options and with --preset handout, evaluate, run the three experiments, then
+write tables between the markers of the pages and pictures into docs/. A command with results in the
+run folder is not run again.
 """
-import shutil
 import subprocess
 import sys
 import time
@@ -13,24 +12,23 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))        # this file is run from anywhere
+from runs.files import ROOT, read_json, write_atomic, write_json
+from runs.options import UserError, option, run_program
+from runs.tables import markdown, replace_between
 
-from runs.files import read_json, write_atomic, write_json  # noqa: E402
-from runs.options import UserError, option, run_program  # noqa: E402
-from runs.tables import markdown, replace_between  # noqa: E402
-
-README, DOCS = ROOT / "README.md", ROOT / "docs"
+DOCS = ROOT / "docs"
 TABLES = {"likelihood": "linear.md", "holdout": "holdout_summary.md",       # marker: file
           "occlusion": "occlusion.md", "warm-cold": "warm_cold_seeds.md"}
-PAGES = {"results": README, "times": README} | dict.fromkeys(TABLES, DOCS / "evaluation.md")
-# command: the file in the folder RUN that it writes last; experiments take half the epochs
-COMMANDS = {"python abp.py --out RUN": "metrics.md",
-            "python abp.py --preset handout --out RUN/handout": "handout/metrics.md",
-            "python -m evaluation RUN": "evaluation/macros.tex",
-            "python -m evaluation holdout RUN --n_epochs 120": "evaluation/holdout.png",
-            "python -m evaluation occlusion RUN --n_epochs 120": "evaluation/occlusion.csv",
-            "python -m evaluation warm_cold RUN --n_epochs 120": "evaluation/warm_cold.pdf"}
+PAGES = {"results": ROOT / "README.md", "times": DOCS / "runs.md"} | dict.fromkeys(
+    TABLES, DOCS / "evaluation.md")
+COMMANDS = {                # command: the last file that it writes in the folder RUN
+    "python abp.py --out RUN": "metrics.md",
+    "python abp.py --preset handout --out RUN/handout": "handout/metrics.md",
+    "python -m evaluation RUN": "evaluation/macros.tex",
+    "python -m evaluation holdout RUN --n_epochs 120": "evaluation/holdout.png",
+    "python -m evaluation occlusion RUN --n_epochs 120": "evaluation/occlusion.csv",
+    "python -m evaluation warm_cold RUN --n_epochs 120": "evaluation/warm_cold.pdf",
+}
 PICTURES = {                # name in docs/: (file in the run folder, largest width in pixels)
     "panel.jpg": ("warm/interp.png", 1100),
     "warm_cold.jpg": ("warm_cold_interp.png", 1600),
@@ -40,13 +38,11 @@ PICTURES = {                # name in docs/: (file in the run folder, largest wi
     "plane.png": ("evaluation/warm/latent_plane.png", 1100),
     "occlusion.jpg": ("evaluation/occlusion_pepper_0.9.png", 1100),
 }
-MOVIES = {"walk.webp": (128, 2), "training.webp": (288, 1)}   # largest width; keep every k-th frame
 
 
 @dataclass(frozen=True)
 class ShowcaseConfig:
-    run: str = option(str(ROOT / "output" / "showcase"), "run folder, made if missing",
-                      positional=True)
+    run: str = option(str(ROOT / "output" / "showcase"), "run folder", positional=True)
 
 
 def showcase(config, given):
@@ -56,24 +52,20 @@ def showcase(config, given):
         compute(run, command, file)
     for name, (file, width) in PICTURES.items():
         shrink(run / file, DOCS / name, width)
-    for name, (width, every) in MOVIES.items():
-        shrink_movie(run / "warm" / name, DOCS / name, width, every)
-    photograph(run / "warm" / "explorer.html", DOCS / "explorer.jpg")
     for name, table in tables(run).items():
         page = PAGES[name].read_text(encoding="utf-8")
         write_atomic(PAGES[name], replace_between(page, name, table, PAGES[name]))
 
 
 def compute(run, command, file):
-    """Run a command unless its last file is there; keep its time in showcase.json."""
+    """Run a command unless its last file exists; keep its time in showcase.json."""
     if (run / file).is_file():
         return
     print(f"== {command}, RUN = {run}", flush=True)
     words = [word.replace("RUN", str(run.resolve())) for word in command.split()[1:]]
     began = time.perf_counter()
-    status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
-    if status:
-        raise UserError(f"{command}: failed ({status}); correct what it says and run this again")
+    if status := subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
+        raise UserError(f"{command}: failed ({status}); correct the error and run this again")
     write_json(run / "showcase.json", times(run) | {command: time.perf_counter() - began})
 
 
@@ -89,35 +81,6 @@ def shrink(source, target, width):
     if target.suffix == ".png":
         picture = picture.quantize(256, dither=Image.Dither.NONE)
     picture.save(target, quality=85, optimize=True)
-
-
-def shrink_movie(source, target, width, every):
-    """An animated WebP of at most `width` pixels with every k-th frame and the same duration."""
-    frames, durations = [], []
-    with Image.open(source) as movie:
-        for k in range(movie.n_frames):
-            movie.seek(k)
-            movie.load()        # sets the duration of this frame
-            if k % every == 0:
-                frames.append(movie.convert("RGB"))
-                frames[-1].thumbnail((width, 2 * width), Image.Resampling.LANCZOS)
-                durations.append(0)
-            durations[-1] += movie.info["duration"]
-    frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=0,
-                   quality=60, method=4)
-
-
-def photograph(page, target):
-    """A page as Chromium shows it; without Chromium the picture stays and a line says so."""
-    if shutil.which("chromium") is None:
-        print(f"{target}: left as it is; install Chromium (apt-get install chromium)")
-        return
-    shot = target.with_suffix(".png")
-    flags = ("--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=3000",
-             "--window-size=1280,800", f"--screenshot={shot}")
-    subprocess.run(["chromium", *flags, page.resolve().as_uri()], check=True, timeout=120)
-    shrink(shot, target, 1280)
-    shot.unlink()
 
 
 def tables(run):
@@ -148,4 +111,4 @@ def commands(run):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program("python report/showcase.py", __doc__, {"": (ShowcaseConfig, showcase)}))
+    sys.exit(run_program("python -m report.showcase", __doc__, {"": (ShowcaseConfig, showcase)}))

@@ -1,1 +1,1 @@
-"""Everything of a run but algorithm and pictures: options, files, recorder, device, tables."""
+"""A run without algorithm and pictures: options, files, recorder, device, tables."""

@@ -1,9 +1,11 @@
-"""TensorBoard, if it is asked for: every number of the log, and the pictures of each snapshot.
+"""TensorBoard for --tensorboard: the numbers of the log and the pictures of each snapshot.
 
     pip install tensorboard
     python abp.py --tensorboard
     tensorboard --logdir output
 """
+from contextlib import AbstractContextManager
+
 import numpy as np
 from PIL import Image
 
@@ -20,18 +22,11 @@ def require():
     return SummaryWriter
 
 
-class Board:
-    """Event files in a folder, of a training that stands after `epoch` epochs; what came later is
-    dropped.
-
-    wanted: False for one that writes nothing.
-    """
+class Board(AbstractContextManager):
+    """Event files of a training after `epoch`, without later events; none if not `wanted`."""
 
     def __init__(self, folder, epoch, wanted):
         self.writer = require()(folder, purge_step=epoch + 1) if wanted else None
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         if self.writer:
@@ -44,7 +39,7 @@ class Board:
                 self.writer.add_scalar(name, value, row["epoch"])
 
     def add_pictures(self, paths, epoch):
-        """PNG files such as recon.png or 0060_recon.png, under the last word of their names."""
+        """Pictures such as 0060_recon.png, which appears as recon."""
         for path in paths if self.writer else ():
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Where to compute, in which arithmetic, and what that machine is called."""
+"""The device, the precision and the name of the machine."""
 import platform
 import re
 import subprocess
@@ -12,11 +12,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def choose_device(wanted):
-    """"auto", "cpu", "cuda" or "cuda:K" -> a device of torch; auto is a CUDA GPU if there is one.
+    """"auto", "cpu", "cuda" or "cuda:K" -> a torch device; auto is a CUDA GPU if there is one.
 
-    A GPU is told to compute deterministically, and in float32 where float32 is meant. Raises
-    UserError if there is no such device.
-    """
+    For a GPU, makes cuDNN deterministic, without TF32. Raises UserError if it does not exist."""
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:K, not {wanted!r}")
@@ -31,11 +29,8 @@ def choose_device(wanted):
 
 
 def choose_precision(wanted, device):
-    """"auto", "fp32" or "bf16" -> "fp32" or "bf16"; auto is bf16 where the hardware multiplies it.
-
-    Decided by capability and not by a stopwatch, so that a repeated run computes alike: a GPU from
-    NVIDIA's Ampere on, a CPU with AVX512-BF16 or AMX.
-    """
+    """"auto", "fp32" or "bf16" -> "fp32" or "bf16". auto is bf16 where the hardware multiplies it:
+    NVIDIA GPUs from Ampere on, CPUs with AVX512-BF16 or AMX."""
     if wanted != "auto":
         return wanted
     if torch.device(device).type == "cuda":
@@ -45,14 +40,13 @@ def choose_precision(wanted, device):
 
 
 def machine_name(device):
-    """The name of the GPU or of the processor that computes."""
+    """The name of the GPU or processor."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         if platform.system() == "Darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            return done.stdout.strip()
+            return subprocess.check_output(command, text=True).strip()
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
         return next(names).strip()

@@ -1,4 +1,4 @@
-"""Files of a run, written atomically: image folders, run folders, records, tables, checkpoints."""
+"""Image folders, and the files of a run, written atomically: records, tables, checkpoints."""
 import csv
 import dataclasses
 import hashlib
@@ -17,9 +17,9 @@ from runs.options import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-CHECKPOINT = {                                                                 # what it holds
-    "config": dict, "epoch": int, "generator": dict, "optimizer": dict, "z": torch.Tensor,
-    "step": torch.Tensor, "image_names": list, "history": list, "rng": dict}
+CHECKPOINT = {                       # its keys and their types
+    "config": dict, "epoch": int, "smooth": int, "generator": dict, "optimizer": dict,
+    "z": torch.Tensor, "step": torch.Tensor, "image_names": list, "history": list, "rng": dict}
 
 
 def set_seed(seed):
@@ -30,14 +30,14 @@ def set_seed(seed):
 
 
 def get_rng(device):
-    """The states of torch's generators that a run on `device` draws from: a dict of tensors."""
+    """The states of torch's random generators for a run on `device`: a dict of tensors."""
     on_gpu = torch.device(device).type == "cuda"
     return {"cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(device) if on_gpu else torch.empty(0)}
 
 
 def set_rng(states, device):
-    """Put the generators back where `get_rng` found them."""
+    """Restore the states that `get_rng` returned."""
     torch.set_rng_state(states["cpu"])
     if torch.device(device).type == "cuda" and len(states["cuda"]):
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -49,10 +49,7 @@ def data_folder(config):
 
 
 def list_images(folder):
-    """The image files of a folder, sorted by name.
-
-    Raises UserError if the folder is missing, unreadable or holds none.
-    """
+    """Image files of a folder, sorted by name. Raises UserError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; give a folder of images")
@@ -76,13 +73,14 @@ def hash_images(folder):
 # ------------------------------------------------------------------------------------ run folders
 
 def new_run_folder(out, record, parent):
-    """Make the folder of a run, complete with its config.json, or nothing at all. Returns its path.
+    """Make a run folder with its config.json in one step -> its path.
 
     out     the folder to make, or "" for the next free parent/001, parent/002, ...
-    record  what config.json shall hold
-    Raises UserError if it exists already or cannot be made: an earlier run is never overwritten.
+    record  the content of config.json
+    Raises UserError if the folder is not empty or cannot be made; no run is overwritten.
     """
-    target = Path(out) if out else _next_free(Path(parent))
+    taken = [int(p.name) for p in Path(parent).glob("[0-9]*") if p.name.isdigit()]
+    target = Path(out) if out else Path(parent) / f"{max(taken, default=0) + 1:03d}"
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         kind = "a folder that is not empty" if target.is_dir() else "a file"
         raise UserError(f"--out {target}: is {kind}; name a new folder, or continue it: "
@@ -101,13 +99,8 @@ def new_run_folder(out, record, parent):
     return target
 
 
-def _next_free(parent):
-    taken = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()]
-    return parent / f"{max(taken, default=0) + 1:03d}"
-
-
 def write_atomic(path, data):
-    """Write bytes or text to a path, whole or not at all, whatever kills the program."""
+    """Write bytes or text to a file, whole or not at all. Raises UserError if it cannot."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.tmp")
     data = data.encode() if isinstance(data, str) else data
@@ -128,7 +121,7 @@ def write_json(path, values):
 
 
 def read_json(path):
-    """A JSON object from a file. Raises UserError if there is none or it is broken."""
+    """A JSON object from a file. Raises UserError if it is missing or not valid."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -151,7 +144,7 @@ def write_csv(path, rows):
 
 
 def append_csv(path, row):
-    """Add a dict to a CSV file of such rows, with a header if the file is empty."""
+    """Append a dict to a CSV file, with a header if the file is empty."""
     if not Path(path).stat().st_size:
         return write_csv(path, [row])
     with open(path, "a", encoding="utf-8") as file:
@@ -159,7 +152,7 @@ def append_csv(path, row):
 
 
 def half_way(snapshots, n_epochs):
-    """Epoch and path of the reconstructions nearest to half the epochs; None without a snapshot."""
+    """Epoch and path of the snapshot recon.png nearest to n_epochs / 2; None if there is none."""
     paths = {int(p.name.split("_")[0]): p for p in snapshots.glob("*_recon.png")}
     epochs = [epoch for epoch in paths if epoch < n_epochs]
     if not epochs:
@@ -178,18 +171,16 @@ def save_checkpoint(path, checkpoint):
 
 
 def load_checkpoint(path):
-    """A checkpoint as saved, on the CPU. Only plain types and tensors are ever unpickled.
-
-    Raises UserError if the file is missing or damaged, holds other objects, or is no checkpoint.
-    """
+    """A checkpoint, on the CPU. Unpickles tensors and plain types only; UserError if invalid."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the folder of a start, "
+                        "such as output/001/warm") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds objects other than tensors and plain values, and was not "
                         "opened; use a checkpoint that this program wrote") from None
-    except Exception:                  # random bytes make torch.load raise nearly anything
+    except Exception:                  # torch.load raises many types for a damaged file
         raise UserError(f"{path}: is damaged; delete it and --resume to train anew") from None
     if not isinstance(checkpoint, dict) or not all(
             isinstance(checkpoint.get(name), kind) for name, kind in CHECKPOINT.items()):
@@ -198,11 +189,11 @@ def load_checkpoint(path):
 
 
 def load_weights(net, checkpoint, path):
-    """Put the weights of a checkpoint into a generator. Raises UserError if they do not fit."""
+    """Load the weights of a checkpoint into a generator. Raises UserError if they do not fit."""
     try:
         net.load_state_dict(checkpoint["generator"])
     except (RuntimeError, TypeError):
-        raise UserError(f"{path}: weights and generator differ; use models.py as it was") from None
+        raise UserError(f"{path}: does not fit the generator; restore its models.py") from None
 
 
 def save_model(model, path):
@@ -215,10 +206,8 @@ def save_model(model, path):
 
 
 def restore(model, path, may_change=()):
-    """Put an ABP model back to a checkpoint.
-
-    Raises UserError if it is damaged or of other images or options, except those of `may_change`.
-    """
+    """Load a checkpoint into an ABP model. Raises UserError if it is damaged, or if its images or
+    an option outside `may_change` differ."""
     checkpoint = load_checkpoint(path)
     theirs, ours = checkpoint["config"], dataclasses.asdict(model.config)
     differs = [k for k in ours if k not in may_change and theirs.get(k) != ours[k]]

@@ -16,9 +16,8 @@ TITLE_WIDTH = 12               # characters in a line of a column title
 
 
 def escape(text, breakable=False):
-    """Plain text, such as a file name, as LaTeX.
+    """Plain text as LaTeX; characters that the T1 fonts lack as code points: <U+72EE>.
 
-    A character that pdfLaTeX's standard fonts lack is printed as its code point: <U+72EE>.
     breakable  allow a line break after every character of a long text, such as a path
     """
     text = unicodedata.normalize("NFC", str(text))
@@ -59,7 +58,7 @@ def tabular(titles, cells, words=None):
 
     titles  of the columns, plain text; a long one is broken into lines
     cells   rows of plain text; numbers are set as numbers
-    words   for each column, whether it is left-aligned; by default only the first is
+    words   which columns are left-aligned; by default the first
     """
     words = words or [True] + [False] * (len(titles) - 1)
     sides = ["l" if word else "r" for word in words]
@@ -69,10 +68,9 @@ def tabular(titles, cells, words=None):
 
 def environment(columns, head, rows):
     """A tabular environment with booktabs rules from a column specification and lines of LaTeX."""
-    head, *rows = [_guard(line) + r" \tabularnewline" for line in (head, *rows)]
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
-             r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
+    head, *rows = [_guard(line) + " \\tabularnewline\n" for line in (head, *rows)]
+    return (f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n{''.join(rows)}"
+            "\\bottomrule\n\\end{tabular}\n")
 
 
 def _title(title, side):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook
 
 from runs.files import ROOT, half_way, write_atomic
 from runs.latex import environment, escape, macro_name, macros, number, tabular
@@ -58,16 +59,15 @@ def write(folder, metrics, config, record, net):
 
 
 def write_evaluation(out, starts, n_epochs):
-    """What the report reads of an evaluation, beside its tables and figures in the folder `out`."""
+    """Write what report.tex needs besides the tables and figures of the evaluation folder `out`."""
     for start in starts:
         save_jpeg(out / start / "nearest.png", out / start / "nearest.jpg", PICTURES["recon"])
     write_atomic(out / "macros.tex", macros({"evaluatedEpochs": str(n_epochs)}))
 
 
 def point_report_to(folder, parent):
-    """Make a run of both starts the one that report.tex reads, if it lies in `parent` (output/).
-
-    Writes parent/latest.tex. A folder name with a character that is special in TeX is left alone.
+    """Write parent/latest.tex, the run that report.tex reads, if a folder in `parent` is a run of
+    both starts and no character of its name is special in TeX.
     """
     folder, parent = Path(folder).resolve(), Path(parent).resolve()
     path = os.path.relpath(folder, parent.parent / "report").replace(os.sep, "/")
@@ -89,7 +89,7 @@ def save_jpeg(source, target, width):
 # ---- tables
 
 def metrics_rows(metrics):
-    """Rows (a column for each start), titles and formats of the metrics, for `write_tables`."""
+    """Rows (a column per start), titles and formats of the metrics, for `write_tables`."""
     masked = any("hidden_mae" in m for m in metrics.values())
     shown = METRICS | HIDDEN_METRICS if masked else METRICS
     rows = [{"quantity": text} | {f"{start} start": m[key] for start, m in metrics.items()}
@@ -97,20 +97,20 @@ def metrics_rows(metrics):
     return rows, {"quantity": ""}, None, [form for _, form in shown.values()]
 
 
-def settings_table(config, columns=3):
-    """The options of a run in side-by-side columns; values in bold differ from the defaults."""
-    cells = [rf"\texttt{{{escape(f.name)}}} & {_setting(f, getattr(config, f.name))}"
-             for f in dataclasses.fields(config) if f.name not in PATHS]
-    height = -(-len(cells) // columns)
-    cells += ["& "] * (height * columns - len(cells))
+def settings_table(config):
+    """The options of a run in three columns; values in bold differ from the defaults."""
+    cells = []
+    for field in dataclasses.fields(config):
+        text = option_text(getattr(config, field.name))
+        if getattr(config, field.name) != field.default:
+            text = rf"\textbf{{\boldmath {text}}}"
+        if field.name not in PATHS:
+            cells.append(rf"\texttt{{{escape(field.name)}}} & {text}")
+    cells += ["& "] * (-len(cells) % 3)
+    height = len(cells) // 3
     rows = [" & ".join(cells[k::height]) for k in range(height)]
     column = r"l>{\raggedright\arraybackslash}p{0.12\linewidth}"
-    return environment(column * columns, " & ".join([r"option & value"] * columns), rows)
-
-
-def _setting(field, value):
-    text = option_text(value)
-    return text if value == field.default else rf"\textbf{{\boldmath {text}}}"
+    return environment(column * 3, " & ".join(["option & value"] * 3), rows)
 
 
 def option_text(value):
@@ -121,14 +121,16 @@ def option_text(value):
 
 
 def layers_table(net, z):
-    """The layers of any module, recorded while it maps z (1, nz) to an image.
+    """The layers of any module, in the order in which they map z (1, nz) to an image.
 
     A layer without parameters that keeps the shape, such as a nonlinearity, joins the row before.
-    Parameters that belong to no layer, but to a module with children, have a row of their own.
+    Parameters of modules with children are in a separate row.
     """
     rows, seen = [], set()
 
     def record(layer, _, output):
+        if any(layer.children()):
+            return
         own = [p for p in layer.parameters() if p not in seen]
         seen.update(own)
         shape = " × ".join(map(str, getattr(output, "shape", ())[1:]))
@@ -138,28 +140,21 @@ def layers_table(net, z):
         else:
             rows.append([name, kernel, shape, f"{sum(p.numel() for p in own):,}"])
 
-    layers = [layer for layer in net.modules() if not any(layer.children())]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
-    try:
-        with torch.no_grad():
-            net(z.to(next(net.parameters())))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), register_module_forward_hook(record):
+        net(z.to(next(net.parameters())))
     total = sum(p.numel() for p in net.parameters())
     if rest := total - sum(p.numel() for p in seen):
         rows.append(["other parameters", "", "", f"{rest:,}"])
     rows.append(["all layers", "", "", f"{total:,}"])
-    return tabular(["layer", "kernel", "output", "parameters"], rows,
-                   [True, False, False, False])
+    return tabular(["layer", "kernel", "output", "parameters"], rows)
 
 
 # ---- numbers
 
 def run_macros(folder, metrics, config, record):
     """{name: LaTeX}: optionNEpochs, ... of options, warmPsnr, ... of metrics, and of the record."""
-    versions = {"Python": record["versions"]["python"]}
-    versions |= {key: record["versions"][key] for key in LIBRARIES if key in record["versions"]}
+    versions = {"Python": record["versions"]["python"]} | {
+        key: record["versions"][key] for key in LIBRARIES if key in record["versions"]}
     values = {"runName": option_text(Path(folder).resolve().as_posix()),
               "libraries": escape(", ".join(f"{key} {text}" for key, text in versions.items())),
               "nImages": str(len(record["images"])), "chosenSampler": config.chosen_sampler,

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import math
 import sys
-import warnings
 
 
 class UserError(ValueError):
@@ -12,14 +11,14 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):
-    """The user stopped the program and nothing is lost; the message says how to continue."""
+    """The user stopped the program, which saved its state; the message says how to continue."""
 
 
 def option(default, meaning, low=None, high=None, choices=None, group="", positional=False):
-    """A dataclass field, its meaning and its values: from low to high, or one of `choices`.
+    """A dataclass field with its meaning and its values: low to high, or one of `choices`.
 
-    group       heading of --help under which the option is listed
-    positional  given by its place on the command line, without a flag
+    group       heading of --help for this option and those after it without a group of their own
+    positional  given without a flag
     """
     return dataclasses.field(default=default, metadata={
         "meaning": meaning, "low": low, "high": high, "choices": choices, "group": group,
@@ -44,7 +43,7 @@ def allowed(field):
 
 
 def check(config):
-    """Raise UserError for the first field of a dataclass instance whose type or range is wrong."""
+    """Raise UserError if a field of a dataclass instance has the wrong type or range."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         low, high, choices = (f.metadata[k] for k in ("low", "high", "choices"))
@@ -59,26 +58,26 @@ def check(config):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         flags = [text for action in self._actions for text in action.option_strings]
-        near = [m for word in message.split() if word.startswith("--")
-                for m in difflib.get_close_matches(word.split("=")[0], flags, 1) if m != word]
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        near = [match for word in unknown if word.rstrip(":") not in flags
+                for match in difflib.get_close_matches(word, flags, 1)]
         hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the options"
         raise UserError(f"{message}; {hint}")
 
 
 def parse_args(config_class, argv=None, description=None, prog="python abp.py", presets=None):
-    """The command line as a `config_class` and the set of the options that were given.
+    """The command line -> an instance of config_class, the names of the options that were given.
 
-    argv     list of str, or None for the process's own
-    presets  {name: {field: value}}: what --preset NAME sets where no flag does; None: no --preset
+    argv     list of str; None: that of the process
+    presets  {name: {field: value}} for --preset NAME; flags override it; None: no --preset
     Raises UserError for unknown or abbreviated flags and for values of the wrong type or range.
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    fields, groups = {f.name: f for f in dataclasses.fields(config_class)}, {"": parser}
+    fields, group = {f.name: f for f in dataclasses.fields(config_class)}, parser
     for name, f in fields.items():
-        title = f.metadata["group"]
-        group = groups[title] if title in groups else parser.add_argument_group(title)
-        groups[title] = group
+        if f.metadata["group"]:
+            group = parser.add_argument_group(f.metadata["group"])
         default = f.default if f.default != "" else "none"
         meaning = f"{f.metadata['meaning']}; {allowed(f)} (default: {default})".replace("%", "%%")
         if f.metadata["positional"]:
@@ -110,19 +109,17 @@ def run_program(prog, description, commands, argv=None, presets=None):
     commands  {sub-command: (config class, function)}; "" is the program without a sub-command.
               function(config, given) returns None or an exit status
     """
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv and argv[0] in commands else ""
-    if name not in commands:
-        return exit_status(prog, lambda: _no_command(prog, commands))
-    config_class, function = commands[name]
-    program = f"{prog} {name}".strip()
-    return exit_status(prog, lambda: function(
-        *parse_args(config_class, argv, description, program, presets)))
 
+    def run():
+        if name not in commands:
+            raise UserError(f"name a command: {prog} {' | '.join(commands)}")
+        config_class, function = commands[name]
+        program = f"{prog} {name}".strip()
+        return function(*parse_args(config_class, argv, description, program, presets))
 
-def _no_command(prog, commands):
-    raise UserError(f"name a command: {prog} {' | '.join(commands)}")
+    return exit_status(prog, run)
 
 
 def exit_status(program, action):

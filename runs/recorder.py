@@ -1,4 +1,4 @@
-"""A run folder from begin to end: its record, checkpoints, log, interruption and resumption."""
+"""A run from begin to end: its record, checkpoints, log, interruption and resumption."""
 import dataclasses
 import importlib.metadata
 import platform
@@ -24,21 +24,23 @@ def open_run(config, given, load):
     """Begin a run, or reopen the one that config.resume names -> Run.
 
     given  names of the options that were given
-    load   config -> images (n, 3, S, S), their names, the fingerprint of their mask (a text)
-    Raises UserError, before anything is written, if an option, an image or the folder is
-    unsuitable.
+    load   config -> images (n, 3, S, S), their names, the fingerprint of their mask (a str)
+    Raises UserError, before anything is written, if an option, an image or the folder is wrong.
     """
-    if "resume" in given:
+    resumed = "resume" in given
+    if resumed:
         folder, config, record = _reopen(config, given)
-        choose_device(record["device"])
-        images, names, mask = load(config)
-        check_images(record, files.data_folder(config), mask)
-        return Run(folder, config, record, images, names)
     images, names, mask = load(config)
     if config.tensorboard:
         require()
-    data = files.data_folder(config)
-    config = dataclasses.replace(config, data=str(data.absolute()))
+    data = files.data_folder(config).absolute()
+    paths = {"data": str(data)}                  # absolute: --resume works from any folder
+    if mask and Path(config.mask).is_file():
+        paths["mask"] = str(Path(config.mask).absolute())
+    config = dataclasses.replace(config, **paths)
+    if resumed:
+        check_images(record, data, mask)
+        return Run(folder, config, record, images, names)
     device = choose_device(config.device)
     hashes = files.hash_images(data)
     record = {"options": dataclasses.asdict(config), "device": device,
@@ -74,17 +76,21 @@ def _reopen(config, given):
                         "leave it out or start a new run")
     try:
         old = type(config)(**record["options"])
-        record["device"], record["precision"], record["images"]
+        record["device"], record["precision"], record["images"], record["mask"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: is no record of this program ({error}); "
                         "start a new run") from None
+    try:
+        choose_device(record["device"])
+    except UserError:
+        raise UserError(f"--resume {folder}: began on {record['device']}, which is missing here; "
+                        "continue it where it began or start a new run") from None
     new = {name: getattr(config, name) for name in given - {"resume"}}
     return folder, dataclasses.replace(old, **new), record
 
 
 def check_images(record, data, mask):
-    """Raise UserError unless a folder still holds the images of a run, and its mask has not
-    changed."""
+    """Raise UserError if the images in a folder or the mask have changed since a run began."""
     old, new = record["images"], files.hash_images(data)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
@@ -97,7 +103,7 @@ def check_images(record, data, mask):
 
 
 class Run:
-    """A run folder, its record, and the images (n, 3, S, S) that it trains on, with their names."""
+    """A run folder, its record, and its training images (n, 3, S, S) with their names."""
 
     def __init__(self, folder, config, record, images, names):
         self.folder, self.config, self.record = folder, config, record
@@ -112,15 +118,15 @@ class Run:
             file.writelines(f"{line}\n" for line in lines)
 
     def update(self):
-        """Write config.json anew: options of a resumed run may have changed."""
+        """Rewrite config.json: options of a resumed run may have changed."""
         files.write_json(self.folder / "config.json",
                          self.record | {"options": dataclasses.asdict(self.config)})
 
     def train(self, model, draw):
         """Train a start from its last checkpoint to the last epoch; log, save and draw each epoch.
 
-        model  an ABP model; draw(model, folder) draws what is due after an epoch and returns the
-               paths of pictures for TensorBoard
+        model  an ABP model
+        draw   called after each epoch as draw(model, folder) -> paths of pictures for TensorBoard
         Raises Interrupted after a signal, with the checkpoint saved.
         """
         config, folder = self.config, self.folder / model.start
@@ -130,8 +136,8 @@ class Run:
             files.restore(model, path, MAY_CHANGE)
         else:
             files.save_model(model, path)  # so that a run killed in its first epochs resumes
-        self.update()  # after the checkpoint was found to be of this run
-        files.write_csv(folder / "log.csv", model.history)   # without rows that will come again
+        self.update()  # only now: the checkpoint is of this run
+        files.write_csv(folder / "log.csv", model.history)   # drops rows after the checkpoint
         bar = tqdm(total=config.n_epochs, initial=model.epoch, unit="epoch", disable=None,
                    desc=f"{model.start} start")    # None: silent where the output is no terminal
         board = Board(folder, model.epoch, config.tensorboard)
@@ -144,17 +150,19 @@ class Run:
                 board.add_pictures(draw(model, folder), model.epoch)
                 due = model.epoch == config.n_epochs or model.epoch % config.n_log == 0
                 if due or stop.requested:
-                    files.save_model(model, path)  # after the pictures: a kill between loses none
-                    self.log(f"{model.start} " + " ".join(_short(k, v) for k, v in row.items()))
+                    files.save_model(model, path)  # after the pictures, so that a kill loses none
+                    self.log(f"{model.start} " + " ".join(
+                        f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}"
+                        for k, v in row.items()))
                 if stop.requested:
                     command = ["python", files.ROOT / "abp.py", "--resume", self.folder.resolve()]
                     raise Interrupted(f"stopped after epoch {model.epoch} of the {model.start} "
                                       f"start; continue with: {shlex.join(map(str, command))}")
 
     def finish(self, metrics, net):
-        """Write the record and the tables of a finished run, and say what to open and to run next.
+        """Write the record and the tables of a finished run, and print what to open and run next.
 
-        metrics  {"warm": ..., "cold": ...} or one of them;  net  a generator, for its layers
+        metrics  {"warm": dict, "cold": dict} or one of them;  net  a generator, for its layers
         """
         self.record["seconds"] = {start: m["seconds"] for start, m in metrics.items()}
         self.update()
@@ -165,15 +173,9 @@ class Run:
               f"next: python -m evaluation {self.folder}")
 
 
-def _short(key, value):
-    return f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
-
-
 class StopAfterEpoch:
-    """Within it, Ctrl-C and SIGTERM ask for a stop after the epoch; a second one stops at once.
-
-    Only the main thread can receive signals; elsewhere nothing is installed.
-    """
+    """Context in which Ctrl-C or SIGTERM sets `requested`; a second one stops at once.
+    Outside the main thread, which alone receives signals, it has no effect."""
 
     def __enter__(self):
         self.requested, self.previous = False, {}
@@ -186,7 +188,7 @@ class StopAfterEpoch:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        tqdm.write("stopping after this epoch; once more to stop now, back at the last checkpoint")
+        tqdm.write("stopping after this epoch; Ctrl-C again stops at once, at the last checkpoint")
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():

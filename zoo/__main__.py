@@ -1,4 +1,4 @@
-"""Train the models of the zoo on the same images and compare them: a sheet of samples and a table.
+"""Train the models of the zoo on the same images: a sheet of samples and a table.
 
     python -m zoo --data FOLDER              every model: output/zoo/animals.png, animals.md, ...
     python -m zoo NAME --data FOLDER         one model: output/zoo/NAME_animals.png, ...
@@ -26,7 +26,7 @@ from zoo import (
     vae,
 )
 from zoo.sheet import Entry
-from zoo.views import STRING, STRING_LEVELS, name
+from zoo.views import STRING, STRING_LEVELS, in_strings, name
 
 STRINGS = name(STRING, STRING_LEVELS)
 MODELS = {                       # in the order of the sheet
@@ -36,21 +36,21 @@ MODELS = {                       # in the order of the sheet
     "desnet": Entry("descriptor", desnet.animals),
     "gan": Entry("GAN", gan.animals),
     "pixelcnn": Entry("PixelCNN", pixelcnn.animals, "levels", name(*pixelcnn.VIEW), pixelcnn.seen),
-    "pixelrnn": Entry("PixelRNN", pixelrnn.animals, "levels", STRINGS, pixelrnn.seen),
+    "pixelrnn": Entry("PixelRNN", pixelrnn.animals, "levels", STRINGS, in_strings),
     "began": Entry("BEGAN", began.animals),
     "ppgn": Entry("PPGN", ppgn.animals, needs_kinds=True),
     "bgan": Entry("BGAN", bgan.animals, view=name((1, bgan.SIDE, bgan.SIDE), 2), seen=bgan.seen),
-    "seqgan": Entry("SeqGAN", seqgan.animals, "levels", STRINGS, seqgan.seen),
-    "maskgan": Entry("MaskGAN", maskgan.animals, "levels", f"half of {STRINGS}", fills=True),
+    "seqgan": Entry("SeqGAN", seqgan.animals, "levels", STRINGS, in_strings),
+    "maskgan": Entry("MaskGAN", maskgan.animals, "levels", "half of 8 x 8", fills=True),
 }
 
 
 @dataclass(frozen=True)
 class ZooConfig:
     name: str = option("all", "a model, or all of them", choices=("all", *MODELS), positional=True)
-    data: str = option("", "folder of images; none: the drawn faces in data/drawn")
+    data: str = option("", "folder of images; default: data/drawn")
     out: str = option("output/zoo", "folder for the sheet and its table")
-    reuse: bool = option(False, "take models that were trained on the same images from --out")
+    reuse: bool = option(False, "reuse models in --out that were trained on the same images")
 
     def __post_init__(self):
         check(self)
@@ -64,7 +64,7 @@ def compare(config, given):
     try:
         table = sheet.make(entries, data_folder(config), config.out, stem, config.reuse)
     except KeyboardInterrupt:
-        raise Interrupted("stopped; finished models are kept: continue with --reuse") from None
+        raise Interrupted("stopped; continue with --reuse") from None
     print(table.read_text("utf-8"))
 
 

@@ -22,16 +22,6 @@ from zoo.networks import n_parameters
 from zoo.train import alternate
 
 
-def next_k(k, real, fake, gamma, rate):
-    """k of the next step from the losses L(x) and L(G(z)) of this one, floats; rate is lambda."""
-    return min(1.0, max(0.0, k + rate * (gamma * real - fake)))
-
-
-def convergence(real, fake, gamma):
-    """M of the losses L(x) and L(G(z)), floats."""
-    return real + abs(gamma * real - fake)
-
-
 class BEGAN:
     """A generator and its autoencoder.
 
@@ -41,19 +31,12 @@ class BEGAN:
     gamma        L(G(z)) / L(x) at the equilibrium, in (0, 1]
     rate         lambda of the controller; with 0, k stays 0
     lr, floor    initial and least learning rate of Adam (beta1 = .5), for both networks
-    patience     steps over which M is averaged; lr is halved if the mean is not below the least so
-                 far
+    patience     steps over which M is averaged; lr is halved if the mean reaches no new minimum
     batch        real items, and fakes, of a step
-    Raises ValueError if gamma, rate or patience is out of range.
     """
 
     def __init__(self, generator, autoencoder, nz, *, gamma=0.5, rate=1e-3, lr=1e-4, floor=2e-5,
                  patience=2000, batch=64):
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma must be above 0 and at most 1; it is {gamma}")
-        if rate < 0 or patience < 1:
-            raise ValueError("rate must be at least 0 and patience at least 1; "
-                             f"they are {rate}, {patience}")
         self.generator, self.autoencoder, self.nz = generator, autoencoder, nz
         self.gamma, self.rate = gamma, rate
         self.n_parameters = n_parameters(generator, autoencoder)
@@ -93,8 +76,8 @@ class BEGAN:
                       for optimizer in (self.opt_d, self.opt_g)]
         for step in range(1, steps + 1):
             _, fake = alternate((self.opt_d, discriminate, 1), (self.opt_g, self.generator_loss, 1))
-            self.k = next_k(self.k, self.real, fake, self.gamma, self.rate)
-            m = convergence(self.real, fake, self.gamma)
+            balance = self.gamma * self.real - fake
+            self.k, m = min(1.0, max(0.0, self.k + self.rate * balance)), self.real + abs(balance)
             self.history.append((self.real, fake, self.k, m, self.opt_g.param_groups[0]["lr"]))
             if step % self.patience == 0:
                 mean = sum(row[3] for row in self.history[-self.patience:]) / self.patience
@@ -108,13 +91,13 @@ class BEGAN:
         return self.made(n)
 
 
-def animals(data, steps=2000, h=32, width=16):
+def animals(data, steps=2000):
     """The BEGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, at 32 x 32.
 
     G is ABP's generator, and so is D's decoder, without its tanh; z and codes have h numbers. It
-    collapses on the 18 training images of the sheet: samples are nearly the same (zoo/README.md).
+    collapses on the 18 training images of the sheet: samples are nearly equal (zoo/README.md).
     """
-    data = to_side(data, 32)
+    data, h, width = to_side(data, 32), 32, 16
     decoder = GenNet(h, 32, 128, 12)
     decoder.deconv = decoder.deconv[:-1]
     layers = gan.image_layers(width, nn.ELU())

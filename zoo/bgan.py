@@ -1,4 +1,4 @@
-"""Boundary-seeking GAN (BGAN): a generator of bits that learns from weighted samples of its own.
+"""Boundary-seeking GAN (BGAN): a generator of bits, trained on weighted samples of its own.
 
     z ~ N(0, I),   g(x | z) = prod_i sigmoid(x_i a_i(z)),   x in {-1, 1}^d,   a(z) logits of G
 
@@ -13,8 +13,8 @@ the batch; the paper normalises them for each z.
 
 Not in the paper: a channel flips bits of real and generated items before D reads them, at a rate r
 that falls to 0. The model of what D reads is g after the channel, so log g is taken there too:
-sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). No bit is ever certain, so every z keeps drawing,
-and learning from, patterns it has not drawn before. D has the gradient penalty of gan.py.
+sigmoid(a_i) becomes r + (1 - 2r) sigmoid(a_i). No bit is certain, so every z keeps drawing new
+patterns. D has the gradient penalty of gan.py.
 """
 import math
 from collections.abc import Callable
@@ -34,26 +34,19 @@ EPS = 1e-6                       # least probability of a bit, so that logarithm
 
 
 class Divergence(NamedTuple):
-    """An f-divergence D_f(p || q) = E_q f(p / q); functions of tensors, elementwise."""
-    f: Callable                  # u = p / q > 0 -> f(u)
+    """An f-divergence D_f(p || q) = E_q f(p / q); elementwise functions of tensors."""
     nu: Callable                 # logit F -> statistic T = f'(e^F), in the domain of f*
     conjugate: Callable          # T -> f*(T), the convex conjugate of f
 
 
 DIVERGENCES = {
-    "GAN": Divergence(                                                # D_f = 2 JSD - log 4
-        lambda u: u * u.log() - (u + 1) * (u + 1).log(),
+    "GAN": Divergence(                                       # 2 JSD - log 4
         lambda logit: -F.softplus(-logit), lambda t: -(-torch.expm1(t)).log()),
-    "Jensen-Shannon": Divergence(                                     # D_f = 2 JSD
-        lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log(),
+    "Jensen-Shannon": Divergence(                            # 2 JSD
         lambda logit: math.log(2) - F.softplus(-logit), lambda t: -(2 - t.exp()).log()),
-    "KL": Divergence(
-        lambda u: u * u.log(), lambda logit: logit + 1, lambda t: (t - 1).exp()),
-    "reverse KL": Divergence(
-        lambda u: -u.log(), lambda logit: -(-logit).exp(), lambda t: -1 - (-t).log()),
-    "squared Hellinger": Divergence(
-        lambda u: (u.sqrt() - 1).square(), lambda logit: 1 - (-logit / 2).exp(),
-        lambda t: t / (1 - t)),
+    "KL": Divergence(lambda logit: logit + 1, lambda t: (t - 1).exp()),
+    "reverse KL": Divergence(lambda logit: -(-logit).exp(), lambda t: -1 - (-t).log()),
+    "squared Hellinger": Divergence(lambda logit: 1 - (-logit / 2).exp(), lambda t: t / (1 - t)),
 }
 
 
@@ -139,7 +132,7 @@ class BGAN(gan.GAN):
 
 
 class ContinuousBGAN(gan.GAN):
-    """The form for continuous items: G descends E F^2, away from F > 0 as well as from F < 0."""
+    """The form for continuous items: G descends E F^2, towards F = 0 from both sides."""
 
     def generator_loss(self):
         """E F^2 on fresh fakes -> ()."""
@@ -149,22 +142,16 @@ class ContinuousBGAN(gan.GAN):
 SIDE = 16                        # of a black-and-white picture, pixels
 
 
-class Silhouettes:
-    """A BGAN of black-and-white pictures as a sampler of images in [-1, 1]."""
-
-    def __init__(self, model):
-        self.model, self.n_parameters = model, model.n_parameters
+class Silhouettes(BGAN):
+    """A BGAN of black-and-white pictures."""
 
     def sample(self, n):
         """n images (n, 3, SIDE, SIDE); every value is -1 or 1, the same in all colours."""
-        return to_images(self.model.sample(n))
+        return to_images(super().sample(n))
 
 
 def to_bits(images):
-    """Images (n, 3, S, S) -> bits (n, SIDE^2): grey, 1 above the median of the image.
-
-    Half of the bits are 1 however dark the image is.
-    """
+    """Images (n, 3, S, S) -> bits (n, SIDE^2): 1 where grey is above the median of the image."""
     grey = to_side(images, SIDE).mean(1).flatten(1)
     return torch.where(grey > grey.median(1, keepdim=True).values, 1.0, -1.0)
 
@@ -180,9 +167,6 @@ def seen(images):
 
 
 def animals(data, steps=3000):
-    """BGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, in black and white.
-
-    With few images D needs more flips and a larger penalty.
-    """
-    model = BGAN(SIDE**2, nz=8, flips=0.2, r1=0.5)
-    return Silhouettes(model.fit(to_bits(torch.cat([data, data.flip(3)])), steps))
+    """BGAN of images (n, 3, S, S) in [-1, 1] and their mirror images, in black and white."""
+    model = Silhouettes(SIDE**2, nz=8, flips=0.2, r1=0.5)    # large values suit few images
+    return model.fit(to_bits(torch.cat([data, data.flip(3)])), steps)

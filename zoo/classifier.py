@@ -1,8 +1,6 @@
-"""Which kinds of animals a model draws, told by a classifier that has not seen its training images.
+"""A classifier of kinds of animals, fitted to the held-out images, their mirror images and shifts.
 
-The classifier is a logistic regression on 8 x 8 grey images with normalised brightness and
-contrast, which every model of the zoo can draw. It learns from the held-out images, their mirror
-images and small shifts.
+It is a logistic regression on 8 x 8 grey images with normalised brightness and contrast.
 """
 import re
 from collections import Counter
@@ -22,10 +20,10 @@ LION = 0.5                       # least factor `lion` of a drawn face that coun
 
 
 def kinds(folder, names):
-    """The kind of each image of a folder, a list of texts; None without two kinds of two images.
+    """The kind of each image of a folder, a list of texts; None unless two kinds have two images.
 
-    names  of the image files. A kind comes from factors.csv, or else from the letters with which
-           the file name begins: lion_01.jpg is a lion.
+    names  of the image files. Kinds are from factors.csv, or else the first letters of the file
+           name: lion_01.jpg is a lion.
     Raises UserError if factors.csv is broken.
     """
     known = factors.read(folder, names)
@@ -52,7 +50,7 @@ class Classifier:
         return float(np.mean(self.net.predict(_features(images)) == np.array(kinds)))
 
     def verdict(self, images):
-        """Fraction of images (n, 3, S, S) of the rarest kind; mean probability of predictions."""
+        """Fraction of images (n, 3, S, S) of the rarest kind; mean confidence of predictions."""
         p = self.net.predict_proba(_features(images))                    # (n, kinds)
         fractions = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
         return float(fractions.min()), float(p.max(1).mean())

@@ -9,10 +9,7 @@ N_TRAIN = 1400                   # of the 1797 digits
 
 
 class Mixture:
-    """K Gaussians of equal weight and covariance sd^2 I about centres (K, d); float32.
-
-    A data set to learn, and its exact density.
-    """
+    """K Gaussians of equal weight, covariance sd^2 I and centres (K, d); float32."""
 
     def __init__(self, centres, sd):
         self.centres, self.sd = torch.as_tensor(centres, dtype=torch.float32), sd
@@ -32,7 +29,7 @@ class Mixture:
 
 
 def ring(n_modes=8, radius=2.0, sd=0.1):
-    """Gaussians in a circle (n_modes centres in the plane)."""
+    """Mixture of n_modes Gaussians in the plane with centres on a circle."""
     angle = 2 * math.pi / n_modes * torch.arange(n_modes)
     return Mixture(radius * torch.stack([angle.cos(), angle.sin()], 1), sd)
 
@@ -60,13 +57,8 @@ class Patterns:
         return self.patterns[torch.randint(len(self.patterns), (n,), generator=generator)]
 
     def counts(self, x):
-        """Number of the items x (n, d) that equal each pattern -> (K,), int64."""
+        """Number of items x (n, d) that equal each pattern -> (K,), int64."""
         return (x[:, None] == self.patterns).all(2).sum(0)
-
-    def log_prob(self, x):
-        """log p(x) in nats, -inf off the patterns: (n, d) -> (n,)."""
-        known = (x[:, None] == self.patterns).all(2).any(1)
-        return torch.where(known, -math.log(len(self.patterns)), -math.inf)
 
 
 def bars_and_stripes(side=4):
@@ -84,15 +76,11 @@ class MarkovSource:
     tokens, the missing ones are a Markov chain again, whose steps the backward pass gives
     (Rabiner, A Tutorial on Hidden Markov Models, Proceedings of the IEEE 1989, Section III:
     forward and backward variables).
-
-    Raises ValueError if a probability is 0.
     """
 
     def __init__(self, start, step, length):
         self.log_start, self.log_step = start.double().log(), step.double().log()
         self.length = length
-        if not all(table.isfinite().all() for table in (self.log_start, self.log_step)):
-            raise ValueError("a probability is 0; all must be above 0")
 
     def sample(self, n, generator=None):
         """n strings (n, T)."""
@@ -109,8 +97,7 @@ class MarkovSource:
     def posterior(self, x, missing):
         """log p(x_t | x_{t-1}, all known tokens): (n, T, V, V), row x_{t-1}, column x_t.
 
-        At t = 0 all rows are the same; a known token is certain. Tokens under `missing` are not
-        looked at.
+        At t = 0 all rows are the same; a known token is certain. Missing tokens of x are not read.
         """
         n, length, v = *x.shape, len(self.log_start)
         certain = torch.full((n, length, v), -math.inf, dtype=torch.float64)
@@ -142,7 +129,7 @@ def conditionals(steps, x):
 
 
 def markov_source(seed=0, v=20, length=20, concentration=0.1):
-    """A source with rows from a Dirichlet, started from its stationary distribution."""
+    """A source with Dirichlet rows and the stationary distribution as start."""
     rng = np.random.default_rng(seed)
     step = torch.from_numpy(rng.dirichlet(np.full(v, concentration), v))
     return MarkovSource(torch.linalg.matrix_power(step, 4096).mean(0), step, length)

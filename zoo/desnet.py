@@ -7,14 +7,13 @@
     (2) learn:       theta <- theta - Adam(d/dtheta  (mean f(Y~) - mean f(Y))),    Y~ held fixed
 
 Xie, Lu, Zhu and Wu, A Theory of Generative ConvNet, ICML 2016. Step (1) is
-inference.samplers.langevin, with which ABP infers its latents. Step (2) has the gradient of -log
-p, but its loss is no likelihood: its scale is that of the slope of f that T short steps need. The
-normalised loss
+inference.samplers.langevin, as in ABP. Step (2) has the gradient of -log p, but its loss is not a
+likelihood: its scale depends on d and T. The normalised loss
 
     n = (mean f(Y~) - mean f(Y)) d^2 / (2 D)
 
-can be compared between runs; it is about the squared distance that a pixel still has to move,
-divided by T, and changes sign when the chains arrive at the data. `history` holds it.
+is comparable between runs: about the squared distance from chain to data per pixel, divided by T.
+It changes sign when the chains reach the data. `history` holds it.
 
 With few steps from a fixed start, and d so small that drift outweighs noise, learning yields a
 sampler: T steps make images like the data, and more steps leave them (Nijkamp et al., On the
@@ -49,8 +48,7 @@ class DesNet:
     def __init__(self, net, sigma, step, n_steps, *, start=None, noise=0.0, lr=1e-3, beta1=0.9,
                  batch=256):
         if not 0 < step < 2 * sigma:
-            raise ValueError(f"step must be below 2 sigma = {2 * sigma}, above which chains "
-                             f"diverge on the Gaussian; it is {step}")
+            raise ValueError(f"step = {step} diverges; choose one below 2 sigma = {2 * sigma}")
         self.net, self.sigma, self.step, self.n_steps = net, sigma, step, n_steps
         self.start, self.noise, self.lr, self.beta1, self.batch = start, noise, lr, beta1, batch
         self.n_parameters = n_parameters(net)
@@ -107,14 +105,13 @@ def mean_colour(images):
 class ImageNet(nn.Module):
     """f of images (n, 3, size, size) -> (n,): 64 filters 4 x 4, 128 filters 2 x 2, one unit.
 
-    Without batch normalisation: in training mode f(Y_i) would depend on the other images of the
-    batch. f is the network's value times 10 / sigma^2: a mode of p is where Y = sigma^2 df/dY, so
-    that f is large, and Adam, which is scale-invariant, would take long to grow the weights. The
-    last unit starts at 0, so that p starts as the Gaussian; the filters start smooth and tapered,
-    which avoids a lattice of stride 2.
+    Without batch normalisation, which would make f(Y_i) depend on the other images of the batch.
+    f is the network's value times 10 / sigma^2: modes have Y = sigma^2 df/dY, so f is large, and
+    Adam grows weights slowly. The last unit starts at 0, so that p starts as the Gaussian; the
+    filters start smooth and tapered, which avoids a lattice of stride 2.
     """
 
-    def __init__(self, size, sigma=1.0):
+    def __init__(self, size, sigma):
         super().__init__()
         self.scale = 10 / sigma**2
         self.layers = nn.Sequential(
@@ -132,12 +129,9 @@ class ImageNet(nn.Module):
         return self.scale * self.layers(y)
 
 
-def image_model(size, sigma=0.03, lr=3e-4):
-    """The descriptor of images (n, 3, size, size): T = 10 steps from each image's mean colour."""
-    return DesNet(ImageNet(size, sigma), sigma, sigma, 10, start=mean_colour, noise=0.035, lr=lr,
-                  beta1=0.5, batch=9)
-
-
-def animals(data, steps=150):
-    """The descriptor of images (n, 3, S, S) in [-1, 1] -> DesNet."""
-    return image_model(data.shape[-1]).fit(data, steps)
+def animals(data, steps=150, lr=3e-4):
+    """The descriptor of images (n, 3, S, S) in [-1, 1]: T = 10 steps from each mean colour."""
+    sigma = 0.03
+    model = DesNet(ImageNet(data.shape[-1], sigma), sigma, sigma, 10, start=mean_colour,
+                   noise=0.035, lr=lr, beta1=0.5, batch=9)
+    return model.fit(data, steps)

@@ -31,11 +31,7 @@ def value(real, fake):
 
 
 def generator_loss(fake, saturating):
-    """The loss of G from the logits of fake items (m,) -> ().
-
-    saturating  True: E log(1 - D), the minimax loss, slope -D in the logit; False: -E log D, slope
-                D - 1
-    """
+    """The loss of G from the logits of fake items (m,): E log(1 - D) if saturating, or -E log D."""
     return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
 
 
@@ -48,23 +44,16 @@ class GAN:
     saturating     True: G has the minimax loss; False: the non-saturating one
     k              steps of D for each step of G
     pack           items that D sees at once, joined along their first dimension c; divides batch
-    augment        differentiable random change of items (n, c, ...), drawn anew for what D reads,
-                   real and fake alike (Zhao et al., DiffAugment, NeurIPS 2020); None: none
+    augment        differentiable random change of D's inputs (n, c, ...), real and fake; or None
     lr, beta1      of Adam, for both networks; lr falls linearly to 0
     batch          real items, and fakes, of a step
     r1             weight of the gradient penalty r1/2 E |da/dx|^2 on real items (Mescheder, Geiger
-                   and Nowozin, Which Training Methods for GANs do actually Converge?, ICML 2018,
-                   Eq. 9)
-    average        decay of the running mean of G's weights, which draws the samples; 0: the last
-                   weights
-    Raises ValueError if k is below 1 or pack does not divide batch.
+                   and Nowozin, ICML 2018, Eq. 9)
+    average        decay of the running mean of G's weights, used in sample; 0: no mean
     """
 
     def __init__(self, generator, discriminator, nz, *, saturating=False, k=1, pack=1, augment=None,
                  r1=0.0, lr=2e-4, beta1=0.5, batch=128, average=0.0):
-        if k < 1 or batch % pack:
-            raise ValueError("k must be at least 1 and pack divide batch; "
-                             f"they are {k}, {pack}, {batch}")
         self.generator, self.discriminator, self.nz = generator, discriminator, nz
         self.saturating, self.k, self.pack, self.augment = saturating, k, pack, augment
         self.r1, self.batch = r1, batch
@@ -128,8 +117,7 @@ class GAN:
 def augment(x):
     """Random mirror, shift, zoom and brightness: images (n, 3, S, S) in [-1, 1] -> the same shape.
 
-    Differentiable; after Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training,
-    NeurIPS 2020. The image is mirrored at its border.
+    Differentiable (Zhao et al., DiffAugment, NeurIPS 2020); images are mirrored at the border.
     """
     n = len(x)
     mirror, zoom = torch.randint(2, (n,)) * 2 - 1, 1 + 0.1 * (torch.rand(n) - 0.5)
@@ -152,14 +140,13 @@ def image_layers(width, activation):
     return [*layers, nn.Flatten()]
 
 
-def animals(data, steps=3000, width=32):
+def animals(data, steps=3000):
     """The GAN of images (n, 3, S, S) in [-1, 1] at 32 x 32, with ABP's generator.
 
-    The discriminator is a small one of Radford, Metz and Chintala, DCGAN, ICLR 2016, without batch
-    normalisation.
+    The discriminator is that of Radford, Metz and Chintala, DCGAN, ICLR 2016, but smaller and
+    without batch normalisation.
     """
-    layers = image_layers(width, nn.LeakyReLU(0.2))
-    discriminator = nn.Sequential(*layers, nn.Linear(64 * width, 1))
+    discriminator = nn.Sequential(*image_layers(32, nn.LeakyReLU(0.2)), nn.Linear(64 * 32, 1))
     generator = GenNet(nz=16, img_size=32, hidden=128, width=12)
     model = GAN(generator, discriminator, 16, augment=augment, r1=0.1, lr=1e-3, beta1=0.0,
                 batch=24, average=0.995)

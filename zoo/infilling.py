@@ -1,4 +1,4 @@
-"""Networks that read a string with missing tokens and fill it in: those of MaskGAN.
+"""The networks of MaskGAN, which read a string with missing tokens.
 
     memory = LSTM(m(x)),   h_t = LSTM(x_<t) or LSTM(x_<=t), started in the encoder's last state
     attention_t = softmax(h_t' W memory),   output_t = tanh(M [attention_t memory, h_t])
@@ -13,11 +13,6 @@ mask token is number v, the start token v + 1.
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-
-def before(x, v):
-    """x_{t-1} at each t, the start token at the first: (n, T) -> (n, T)."""
-    return F.pad(x[:, :-1], (1, 0), value=v + 1)
 
 
 class Reader(nn.Module):
@@ -56,7 +51,7 @@ class Reader(nn.Module):
 
     def forward(self, x, missing):
         """(n, T), (n, T) -> (n, T, n_out)."""
-        read = before(x, self.v) if self.shifted else x
+        read = F.pad(x[:, :-1], (1, 0), value=self.v + 1) if self.shifted else x
         return self.decode(read, *self.encode(x, missing))[0]
 
 

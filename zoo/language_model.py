@@ -112,9 +112,7 @@ class Language(nn.Module):
 
 
 def draw(logits):
-    """A token from each row of logits: (n, vocabulary) -> (n, 1).
-
-    By the inverse cumulative distribution: torch.multinomial takes 8 times as long on many rows.
-    """
+    """A token from each row of logits: (n, vocabulary) -> (n, 1)."""
+    # by the inverse cumulative distribution: torch.multinomial takes 8 times as long on many rows
     below = logits.softmax(1).cumsum(1) < torch.rand(len(logits), 1)
     return below.sum(1, keepdim=True).clamp(max=logits.shape[1] - 1)  # the sum may round below 1

@@ -1,4 +1,4 @@
-"""MaskGAN: fills in missing tokens of a string; a discriminator judges every filled token.
+"""MaskGAN: a filler of missing tokens, trained by a discriminator of every filled token.
 
     m(x)                                          x with a mask token for every missing token
     G(x_t | x_<t, m(x))                           the generator draws missing tokens left to right
@@ -12,9 +12,8 @@
 
 Fedus, Goodfellow and Dai, MaskGAN: Better Text Generation via Filling in the ______, ICLR 2018.
 Before the game the generator is fitted by maximum likelihood: first with all tokens missing, as a
-language model, then as a filler. That alone is their baseline MaskMLE. All three networks are
-those of infilling.py. Not in the paper: the embedding of the position, and a critic with weights
-of its own.
+language model, then as a filler. That alone is their baseline MaskMLE. The networks are in
+infilling.py. Not in the paper: the embedding of the position, and separate weights of the critic.
 
 Strings are int64 (n, T) in 0 .. v - 1; missing (n, T) is bool, True where a token must be drawn.
 """
@@ -48,18 +47,13 @@ def policy_loss(log_p, advantages, missing):
     return -(advantages.detach() * log_p)[missing].mean()
 
 
-def critic_loss(values, returns, missing):
-    """(R_t - b_t)^2, mean over missing positions, R fixed: (n, T) each -> ()."""
-    return (returns.detach() - values)[missing].square().mean()
-
-
 def discriminator_loss(real, drawn, missing):
     """-E log D - E log(1 - D) at missing positions, of logits (n, T) of real and drawn -> ()."""
     return -gan.value(real[missing], drawn[missing])
 
 
 class MaskGAN:
-    """A filler, and the discriminator and critic that teach it.
+    """A filler, its discriminator and its critic.
 
     v, length  as in Reader
     holes      n -> missing (n, T) bool, at least one True: draws the holes of a training batch
@@ -129,10 +123,7 @@ class MaskGAN:
         return (self.returns(x, missing) - self.values(x, missing)).clamp(-self.clip, self.clip)
 
     def losses(self, x, missing):
-        """Losses of D, G and critic on strings (n, T), functions () -> (), of the same fills.
-
-        The fills are drawn here, before any of the three moves.
-        """
+        """Losses of D, G and critic, functions () -> (), on strings (n, T) and the same fills."""
         drawn = self.generator.fill(x, missing)
 
         def discriminate():
@@ -146,7 +137,8 @@ class MaskGAN:
             return policy_loss(log_p, self.advantages(drawn, missing), missing)
 
         def criticise():
-            return critic_loss(self.values(drawn, missing), self.returns(drawn, missing), missing)
+            error = self.returns(drawn, missing) - self.values(drawn, missing)
+            return error[missing].square().mean()
 
         return discriminate, generate, criticise
 
@@ -161,10 +153,7 @@ def rows_missing(first):
 
 
 class Inpainter:
-    """A MaskGAN of small grey pictures, strings of 64 levels, that fills their middle rows.
-
-    It has no sample(n): a fill depends on the rest of an image.
-    """
+    """A MaskGAN that fills the middle rows of small grey pictures; it has no sample(n)."""
 
     def __init__(self, model):
         self.model, self.n_parameters = model, model.n_parameters
@@ -178,7 +167,7 @@ class Inpainter:
         return views.from_strings(self.model.generator.fill(*self._strings(images)))
 
     def masked(self, images):
-        """What a fill starts from, missing rows mid-grey: (n, 3, S, S) -> (n, 3, 8, 8)."""
+        """The input of fill, missing rows mid-grey: (n, 3, S, S) -> (n, 3, 8, 8)."""
         x, missing = self._strings(images)
         return views.from_strings(x).masked_fill(missing.view(-1, 1, SIDE, SIDE), 0.0)
 

@@ -12,26 +12,25 @@ from inference.posterior import squared_distances
 from zoo.networks import mlp
 from zoo.train import constant, descend
 
-REACH = 3.0                      # a point within so many stds of a mode belongs to it
-LEAST_MOVE = 1e-13               # of an output, in float64, that is more than rounding
+REACH = 3.0                      # radius of a mode, in stds
+LEAST_MOVE = 1e-13               # least change of an output above rounding, float64
 
 
 class Coverage(NamedTuple):
-    """How points cover a mixture."""
-    modes: int                   # modes with at least their least fraction of the points
+    """Coverage of a mixture by points."""
+    modes: int                   # number of covered modes
     quality: float               # fraction of the points that belong to a mode
     kl: float                    # KL(fractions of the modes among these points || uniform), nats
 
 
-def coverage(x, world, least=0.01):
+def coverage(x, world):
     """Coverage of a `datasets.Mixture` by points x (n, d).
 
-    A point belongs to its nearest mode if it is within REACH stds; a mode counts as covered if at
-    least the fraction `least` of all points belongs to it.
+    A point belongs to its nearest mode if within REACH stds; a covered mode has 1 % of all points.
     """
     distance, mode = torch.cdist(x, world.centres).min(1)
     good = mode[distance <= REACH * world.sd]
-    return _coverage(torch.bincount(good, minlength=len(world.centres)), len(x), least)
+    return _coverage(torch.bincount(good, minlength=len(world.centres)), len(x), 0.01)
 
 
 def _coverage(counts, n, least):
@@ -42,12 +41,12 @@ def _coverage(counts, n, least):
     return Coverage(int((counts >= least * n).sum()), good / n, kl)
 
 
-def pattern_coverage(x, world, least=0.1):
-    """Coverage of `datasets.Patterns` by items x (n, d), which belong to the pattern they equal.
+def pattern_coverage(x, world):
+    """Coverage of `datasets.Patterns` by items x (n, d).
 
-    A pattern counts as covered if it is at least the fraction least / K of all items.
+    A pattern counts as covered if at least a fraction .1 / K of all items equals it.
     """
-    return _coverage(world.counts(x), len(x), least / len(world.patterns))
+    return _coverage(world.counts(x), len(x), 0.1 / len(world.patterns))
 
 
 class Grid(NamedTuple):
@@ -93,20 +92,17 @@ def total_variation(p, q):
     return ((p - q).abs().sum() + outside).item() / 2
 
 
-# -------------------------------------------------------------------------------- two-sample tests
-
 def accuracy(real, fake):
     """Balanced accuracy of logits of real (n,), positive, and fake (m,) items, negative."""
     return ((real > 0).float().mean().item() + (fake < 0).float().mean().item()) / 2
 
 
-def tell_apart(real, fake, steps=1000, width=128):
-    """Accuracy of a new classifier of real and fake items (n, d) on the odd rows.
+def tell_apart(real, fake, steps=1000):
+    """Accuracy of a new classifier of real and fake items (n, d): even rows train, odd rows test.
 
-    It is fitted to the even rows. A two-sample test (Lopez-Paz and Oquab, ICLR 2017): 1/2 if the
-    distributions are the same.
+    A two-sample test (Lopez-Paz and Oquab, ICLR 2017); 1/2 if the distributions are equal.
     """
-    net = mlp(real.shape[1], width, width, 1)
+    net = mlp(real.shape[1], 128, 128, 1)
 
     def loss():
         logits = [net(x[::2][torch.randint((len(x) + 1) // 2, (256,))]) for x in (real, fake)]
@@ -117,12 +113,10 @@ def tell_apart(real, fake, steps=1000, width=128):
         return accuracy(net(real[1::2]).squeeze(1), net(fake[1::2]).squeeze(1))
 
 
-# -------------------------------------------------------------------- generators with a 2-D latent
-
 def evidence(net, images, sigma, z, prior_sigma=1.0):
     """Estimate of log p(I; sigma) of images (n, c, h, w) -> evaluation.quadrature.Evidence.
 
-    By quadrature around the modes that are found: no bound, since a missed mode makes it too small.
+    By quadrature around the modes that are found: not a bound, a missed mode makes it too small.
 
     net  any module z (n, 2) -> images
     z    (n, 2), additional starts of the search for modes, such as the means of an encoder
@@ -132,31 +126,28 @@ def evidence(net, images, sigma, z, prior_sigma=1.0):
     return log_evidence(joint, plane, find_modes(joint, plane, sigma, z), sigma)
 
 
-def likeliest_sigma(net, images, z, prior_sigma=1.0):
+def likeliest_sigma(net, images, z):
     """The sigma that maximises the mean estimate of log p(I; sigma); arguments as of `evidence`."""
-    joint = Joint(net, images, prior_sigma)
+    joint = Joint(net, images, 1.0)
     return ml_sigma(joint, survey(joint), z)[0]
 
 
-def dense(net, images, sigma, reach=6.0, cells=181, prior_sigma=1.0):
-    """log p(I; sigma) in nats by the midpoint rule on a grid -> (n,) float64.
+def dense(net, images, sigma, reach=6.0, cells=181):
+    """log p(I; sigma) in nats by the midpoint rule over (-reach, reach)^2 -> (n,) float64.
 
-    The grid has cells x cells cells over (-reach, reach)^2 stds of the prior. Accurate for
-    posteriors wider than a cell, 2 reach / cells.
+    Accurate for posteriors wider than a cell, 2 reach / cells.
     """
-    joint = Joint(net, images, prior_sigma)
+    joint = Joint(net, images, 1.0)
     plane = survey(joint, reach, cells)
     index = torch.arange(len(images))[:, None]
     log_joint = joint.log_joint(plane.squared_error, index, plane.z, sigma)
     return log_joint.logsumexp(1) + math.log(plane.area)
 
 
-# --------------------------------------------------------------------------- autoregressive models
-
 class Causality(NamedTuple):
-    """Which outputs of an autoregressive model move if a value of its input is changed."""
-    leak: float                  # largest move of an output at or before a changed value
-    reached: float               # fraction of later outputs that move, over all values
+    """Changes in the outputs of an autoregressive model after a change of one input value."""
+    leak: float                  # largest change of an output at or before the changed value
+    reached: float               # fraction of later outputs that change, over all values
     moves: torch.Tensor          # (D, D): changed value, output; row by row, colours fastest
 
 
@@ -165,10 +156,7 @@ def causality(outputs, x, changed):
 
     outputs  images (n, c, h, w) -> (n, c, levels, h, w), float64: the prediction of each value
     x        (c, h, w); changed: another image, different in every value
-    Raises ValueError if a value is the same in both.
     """
-    if (x == changed).any():
-        raise ValueError("x and changed must differ in every value")
     d, values = x.numel(), x.movedim(0, -1).flatten()
     probes = torch.where(torch.eye(d, dtype=torch.bool), changed.movedim(0, -1).flatten(), values)
     images = torch.cat([values[None], probes]).unflatten(1, (*x.shape[1:], len(x))).movedim(-1, 1)
@@ -179,8 +167,6 @@ def causality(outputs, x, changed):
     reached = (moves[earlier, later] > LEAST_MOVE).double().mean()
     return Causality(moves.tril().max().item(), reached.item(), moves)
 
-
-# ------------------------------------------------------------------------------------------ images
 
 def pair_distance(x):
     """Mean distance between two of the items x (n, ...), over all pairs; 0 if all are the same."""
@@ -199,9 +185,6 @@ def nearest(x, images, itself=False):
 
 
 def class_shares(x, images, labels):
-    """Fraction of each class among items x (n, d), by the 3 nearest of images (m, d) -> (classes,).
-
-    labels (m,) from 0; of three different ones the smallest counts.
-    """
+    """Fraction of each class among x (n, d) by the 3 nearest of images (m, d), labels (m,)."""
     votes = labels[torch.cdist(x, images).topk(3, largest=False).indices].mode(1).values
     return torch.bincount(votes, minlength=int(labels.max()) + 1) / len(x)

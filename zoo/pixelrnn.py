@@ -51,7 +51,7 @@ class LineLSTM(nn.Module):
     d              number of directions, independent LSTMs that step together
     """
 
-    def __init__(self, width, before, after, d=1):
+    def __init__(self, width, before, after, d):
         super().__init__()
         self.d, self.margin, self.n_taps = d, (before, after), before + 1 + after
         bound = (self.n_taps * width) ** -0.5                         # as in torch's layers
@@ -76,27 +76,23 @@ class LineLSTM(nn.Module):
 
 class RowBlock(nn.Module):
     """y + up(Row LSTM of y): (n, 2 width, h, w) -> the same shape."""
+    kernel, taps, d = (1, 3), (1, 1), 1
 
     def __init__(self, width, colours, dropout):
         super().__init__()
         narrow, wide = colours_of(width, colours), colours_of(2 * width, colours)
-        self.inputs = MaskedConv2d(wide, colours_of(4 * width, colours, 4), (1, 3), "B")
-        self.lstm = LineLSTM(width, 1, 1)
+        gates = colours_of(4 * self.d * width, colours, 4 * self.d)
+        self.inputs = MaskedConv2d(wide, gates, self.kernel, "B")
+        self.lstm = LineLSTM(width, *self.taps, self.d)
         self.up = nn.Sequential(nn.Dropout(dropout), MaskedConv2d(narrow, wide, (1, 1), "B"))
 
     def forward(self, y):
         return y + self.up(self.lstm(self.inputs(y)))
 
 
-class DiagonalBlock(nn.Module):
+class DiagonalBlock(RowBlock):
     """y + up(Diagonal BiLSTM of y): (n, 2 width, h, w) -> the same shape."""
-
-    def __init__(self, width, colours, dropout):
-        super().__init__()
-        narrow, wide = colours_of(width, colours), colours_of(2 * width, colours)
-        self.inputs = MaskedConv2d(wide, colours_of(8 * width, colours, 8), (1, 1), "B")
-        self.lstm = LineLSTM(width, 1, 0, d=2)
-        self.up = nn.Sequential(nn.Dropout(dropout), MaskedConv2d(narrow, wide, (1, 1), "B"))
+    kernel, taps, d = (1, 1), (1, 0), 2
 
     def forward(self, y):
         rightward, leftward = self.inputs(y).chunk(2, 1)
@@ -123,7 +119,6 @@ class PixelRNN(PixelModel):
 
 
 VIEW = views.STRING, views.STRING_LEVELS
-seen = views.in_strings
 
 
 def animals(data, steps=300):

@@ -15,8 +15,8 @@ known, as that of ABP's latent is, inference.samplers.mala adds the Metropolis t
     Joint      R(h) = E(G(h)), E the encoder whose codes G inverts, G trained with noise on both
     noiseless  the same without noise in training and update
 
-Not as in the released sampler: the gradient is that of log softmax, not of the target's logit
-alone; steps are not divided by the norm of their gradient; codes are not clipped, but R is bounded
+Differences from the released sampler: the gradient is that of log softmax, not of the logit alone;
+steps are not divided by the norm of their gradient; codes are not clipped, but R is bounded
 (tanh); e1 has its factor 1 / s^2; and G has no adversary, only image and feature losses.
 """
 from typing import NamedTuple
@@ -43,13 +43,7 @@ class Rates(NamedTuple):
 
 
 def langevin_rates(t, s, weight=1.0):
-    """Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight, s the std of R's noise.
-
-    Raises ValueError unless t and s are above 0.
-    """
-    if t <= 0 or s <= 0:
-        raise ValueError("the step and the noise of the denoiser must be above 0; "
-                         f"they are {t}, {s}")
+    """Rates of Langevin dynamics with step t on p_s(h) C(y | G(h))^weight; s is the std of R."""
     return Rates(t**2 / (2 * s**2), weight * t**2 / 2, t)
 
 
@@ -149,10 +143,11 @@ class Codes:
     bounded by tanh, so that chains stay near the data.
     """
 
-    def __init__(self, x, d=16, s=0.5, s_x=0.1, steps=2000):
-        self.x, self.d, self.s = x, d, s
+    def __init__(self, x, d=16, steps=2000):
+        self.x, self.d, self.s = x, d, 0.5
         self.first = nn.Sequential(nn.Linear(x.shape[1], 128), nn.Tanh())
-        rest, back = mlp(128, 128, d, activation=nn.Tanh), self._generator()
+        rest = mlp(128, 128, d, activation=nn.Tanh)
+        back = mlp(d, 128, 128, x.shape[1], activation=nn.Tanh)
 
         def reconstruction_error():
             items = batch(x)
@@ -163,17 +158,14 @@ class Codes:
         whiten = torch.linalg.inv(torch.linalg.cholesky(codes.T.cov())).T
         self.encode = lambda x: (rest(self.first(x)) - codes.mean(0)) @ whiten  # (n, D) -> (n, d)
         self.codes = self.encode(x)
-        self.plain, self.noisy = self._invert(steps, 0, 0), self._invert(steps, s, s_x)
+        self.plain, self.noisy = self._invert(steps, 0, 0), self._invert(steps, self.s, 0.1)
         self.of_codes, self.of_items = (mlp(n, 256, 256, n, activation=nn.Tanh)
                                         for n in (d, x.shape[1]))
-        fit_denoiser(self.of_codes, lambda: batch(self.codes), s, 2 * steps)
-        fit_denoiser(self.of_items, lambda: batch(x), s, 2 * steps)
-
-    def _generator(self):
-        return mlp(self.d, 128, 128, self.x.shape[1], activation=nn.Tanh)
+        fit_denoiser(self.of_codes, lambda: batch(self.codes), self.s, 2 * steps)
+        fit_denoiser(self.of_items, lambda: batch(x), self.s, 2 * steps)
 
     def _invert(self, steps, s, s_x):
-        generator = self._generator()
+        generator = mlp(self.d, 128, 128, self.x.shape[1], activation=nn.Tanh)
 
         def loss():
             items = batch(self.x)
@@ -186,12 +178,13 @@ class Codes:
         return generator
 
 
-def variants(codes, classifier, t=0.2, weight=10.0):
+def variants(codes, classifier):
     """The five variants on Codes and a classifier of their items: a dict of PPGN by name.
 
-    weight  exponent of C; with 1 the samples include items of which C is uncertain
+    C has the exponent 10; with 1 the samples include items of which C is uncertain.
     """
-    rates, plain, noisy = langevin_rates(t, codes.s, weight), codes.plain, codes.noisy
+    t = 0.2
+    rates, plain, noisy = langevin_rates(t, codes.s, 10.0), codes.plain, codes.noisy
     ascent = Rates(t**2 / 2, rates.steer, 0.0)                                 # N(0, I) as prior
     noiseless = Rates(rates.steer / 40, rates.steer, 0.0)
 

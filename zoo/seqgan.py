@@ -71,7 +71,7 @@ def policy_loss(log_probs, q):
 
 
 class SeqGAN:
-    """A Language, fitted before, and the Discriminator that teaches it.
+    """A pretrained Language and its Discriminator.
 
     k         steps of D for each of G
     lr, lr_d  learning rates of Adam for G, which falls linearly to 0, and for D
@@ -112,14 +112,8 @@ class SeqGAN:
         return self
 
 
-seen = views.in_strings
-
-
 def animals(data, fit_steps=400, first=100, steps=60):
-    """SeqGAN of images (n, 3, S, S) in [-1, 1] and mirror images, as strings of 8 x 8 greys.
-
-    G reads its place and the token above at every step.
-    """
+    """SeqGAN of images (n, 3, S, S) in [-1, 1] and mirror images, as strings of 8 x 8 greys."""
     shape, levels = views.STRING, views.STRING_LEVELS
     strings = views.to_strings(torch.cat([data, data.flip(3)]))
     language = Language(levels, strings.shape[1], 48, 48, row=shape[2], dropout=0.5)

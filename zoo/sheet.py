@@ -1,7 +1,7 @@
-"""A sheet of images, one row for each model, and a table that compares the models.
+"""A sheet of images, one row per model, and a table that compares the models.
 
-The images are split once. Every model learns from the same training images at SIDE x SIDE and draws
-N_SAMPLES images. A quantity that a model does not define stays empty.
+Every model is trained on the same images at SIDE x SIDE and draws N_SAMPLES images. A quantity that
+a model does not define stays empty.
 """
 import time
 from collections.abc import Callable
@@ -25,17 +25,15 @@ SIDE, N_SHOWN, N_SAMPLES = 64, 12, 200
 HELD_OUT = 4                       # every fourth image is held out
 SEED = 0
 DRAWN = "data/drawn"               # the images that come with the program
-LOG_P = {"exact": "exact", "quadrature": "quadrature estimate", "levels": "exact, of levels",
-         "": None}
-HEADS = {"model": "model", "parameters": "parameters", "seconds": "CPU seconds", "view": "output",
-         "log_p": "held-out log p [nats]", "bits": "bits/dim", "level_bits": "bits/dim of levels",
-         "log_p_is": "log p is", "spread": "pair distance / real",
-         "copying": "nearest training / held-out distance, relative to real",
-         "rarest": "fraction of the rarest kind", "confidence": "classifier's confidence"}
-FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "level_bits": ".3f"} | dict.fromkeys(
-    ("spread", "copying", "rarest", "confidence"), ".2f")
+LOG_P = {"exact": "exact", "quadrature": "estimate", "levels": "exact, levels", "": None}
+HEADS = {"model": "model", "parameters": "params", "seconds": "CPU s", "view": "output",  # README
+         "log_p": "log p [nats]", "bits": "bits/dim", "level_bits": "level bits",
+         "log_p_is": "log p is", "spread": "spread", "copying": "novelty", "rarest": "rarest",
+         "confidence": "conf."}
 SAMPLED = ("spread", "copying", "rarest", "confidence")      # columns measured on samples
 DENSITY = ("log_p", "bits", "level_bits", "log_p_is")        # columns measured on held-out images
+FORMS = {"seconds": ".0f", "log_p": ".0f", "bits": ".3f", "level_bits": ".3f"} | dict.fromkeys(
+    SAMPLED, ".2f")
 
 
 class Entry(NamedTuple):
@@ -49,7 +47,7 @@ class Entry(NamedTuple):
     likelihood: str = ""           # "exact", "quadrature": it has log_prob(images) -> (n,), nats;
                                    # "levels": it has bits_per_dim(images) -> float; "": neither
     view: str = ""                 # what the model draws, if it is not the pixels of an s x s image
-    seen: Callable | None = None   # images -> images, as the model learns them
+    seen: Callable | None = None   # images -> images, encoded and decoded as for the model
     needs_kinds: bool = False      # train takes the kinds, n texts, as second argument
     fills: bool = False            # instead of sample: fill and masked, images -> images
 
@@ -65,27 +63,26 @@ class Split(NamedTuple):
 def make(entries, data, out, stem="animals", reuse=False):
     """Train models on a folder of images and compare them; returns the path of the Markdown table.
 
-    entries  {name: Entry}; an entry that needs kinds is left out, with a printed line, if they are
-             unknown
+    entries  {name: Entry}; entries that need kinds are skipped, with a line, if there are none
     data     folder of images; out: folder to write to
-    reuse    take a model's row and samples from out/rows/NAME.pt if they are of the same images
+    reuse    read rows and samples from out/rows/NAME.pt if they are of the same images
 
     Writes out/STEM.png, the sheet; STEM.csv, .md and .tex, the table; STEM.json, the table and its
     settings; STEM_macros.tex, the settings for LaTeX; and rows/NAME.pt after each model.
-    Raises UserError if the folder is missing or broken, there are too few images, or no model is
-    left.
+    Raises UserError if the folder is missing or broken, has too few images, or no model is left.
     """
     split, out = _split(data), Path(out)
     classifier, accuracy = _classifier(split)
-    shown = {"real": split.train[_evenly(len(split.train))]}
+    n = len(split.train)                # evenly spaced: a folder sorted by kind shows each kind
+    shown = {"real": split.train[torch.linspace(0, n - 1, min(n, N_SHOWN)).round().long()]}
     rows, hashes = [_real(split, classifier)], hash_images(data)
     for name, entry in entries.items():
         if entry.needs_kinds and not split.train_kinds:
             unable = (f"--data {data}: {entry.label} needs the kinds of the images: a factors.csv, "
-                      "or file names such as lion_01.jpg, with several images of each kind")
+                      "or file names such as lion_01.jpg, with two or more images of each kind")
             if len(entries) == 1:
                 raise UserError(unable)
-            print(f"{unable}; it is left out", flush=True)
+            print(f"{unable}; skipped", flush=True)
             continue
         kept = _trained(name, entry, split, out, hashes, reuse)
         row, samples = kept["row"], kept["samples"].float()
@@ -123,8 +120,8 @@ def _split(data):
     images, names = load_img_tensors(data, SIDE)
     held = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
     if held.sum() < 2:
-        raise UserError(f"--data {data}: holds {len(images)} images, too few; "
-                        f"the sheet needs {2 * HELD_OUT}")
+        raise UserError(f"--data {data}: {len(images)} images are too few; add images, the sheet "
+                        f"needs {2 * HELD_OUT}")
     known = kinds(data, names) or []
     train_kinds, test_kinds = ([kind for kind, out in zip(known, held, strict=False) if out == part]
                                for part in (False, True))
@@ -143,10 +140,9 @@ def _classifier(split):
 
 
 def _trained(name, entry, split, out, hashes, reuse):
-    """A model's row and images, from rows/NAME.pt or from a training, which writes that file.
+    """Read a model's row and images from rows/NAME.pt, or train the model and write that file.
 
-    Returns {"key", "row", "samples": (n, 3, s, s) float16, "masked": the same for what was filled,
-    or None}.
+    Returns {"key", "row", "samples": (n, 3, s, s) float16, "masked": inputs of fill or None}.
     """
     path = out / "rows" / f"{name}.pt"
     kinds = [split.train_kinds] if entry.needs_kinds else []
@@ -159,7 +155,7 @@ def _trained(name, entry, split, out, hashes, reuse):
         except Exception:              # a broken file makes torch.load raise nearly anything
             pass
     set_seed(SEED)
-    start = time.process_time()        # of all threads; other programs do not count
+    start = time.process_time()        # of all threads of this process
     model = entry.train(split.train, *kinds)
     row = {"model": entry.label, "parameters": model.n_parameters,
            "seconds": time.process_time() - start}
@@ -199,17 +195,12 @@ def _of_samples(samples, view, split, classifier):
 
 
 def _ratio(a, b):
-    """a / b; None if it is undefined, as for a folder whose images are copies of each other."""
+    """a / b; None if undefined, as in a folder of identical images."""
     return a / b if a is not None and b else None
 
 
 def _real(split, classifier):
-    """The first row: the training images in the place of samples."""
+    """The first row: the training images as samples."""
     empty = dict.fromkeys(("parameters", "seconds", "view", *DENSITY))
     measured = _of_samples(split.train, lambda images: images, split, classifier)
     return {"model": "real"} | empty | measured | {"copying": 1.0}
-
-
-def _evenly(n):
-    """Indices of N_SHOWN of n images, evenly spaced: a folder sorted by kind shows each kind."""
-    return torch.linspace(0, n - 1, min(n, N_SHOWN)).round().long()

@@ -1,6 +1,6 @@
-"""Training loops that the models share: descent on a loss, rounds of a game, a mean of weights.
+"""Shared training loops: descent on a loss, rounds of a game, running mean of weights.
 
-Nothing here sets a seed: who starts a training calls runs.files.set_seed once before it.
+No function sets a seed; call runs.files.set_seed before training.
 """
 import math
 
@@ -11,17 +11,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def constant(progress):
-    """Schedule of a learning rate that stays: progress in [0, 1) -> its factor."""
+    """Constant learning rate: progress in [0, 1) -> factor."""
     return 1.0
 
 
 def linear(progress):
-    """Schedule of a learning rate that falls linearly to 0: progress in [0, 1) -> its factor."""
+    """Linear decay of the learning rate to 0: progress in [0, 1) -> factor."""
     return 1.0 - progress
 
 
 def cosine(progress):
-    """Schedule of a learning rate that falls to 0 as a cosine: progress in [0, 1) -> its factor."""
+    """Cosine decay of the learning rate to 0: progress in [0, 1) -> factor."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -33,8 +33,7 @@ def scheduled(optimizer, steps, schedule):
 def update(optimizer, loss, clip=math.inf):
     """One step of an optimizer on loss() -> (); returns the loss, a float.
 
-    Only the optimizer's own weights receive a gradient; a longer gradient is scaled down to norm
-    `clip`.
+    Only the optimizer's own weights receive a gradient, clipped to norm `clip`.
     """
     value = loss()
     weights = [p for group in optimizer.param_groups for p in group["params"]]
@@ -47,42 +46,37 @@ def update(optimizer, loss, clip=math.inf):
 
 
 def descend(parameters, loss, steps, lr, *, schedule=cosine, betas=(0.9, 0.999), weight_decay=0.0,
-            clip=math.inf, callback=None):
+            clip=math.inf):
     """Minimise loss() -> () with AdamW for `steps` steps; returns the losses, a list of floats.
 
     parameters    iterable of the parameters to learn; those without requires_grad are skipped
-    schedule      progress in [0, 1) -> factor of lr: constant, linear, cosine, or one of the
-                  caller's own
+    schedule      progress in [0, 1) -> factor of lr, such as constant, linear or cosine
     weight_decay  of AdamW; with 0 the step is that of Adam
     clip          largest norm of the gradient
-    callback      called with the number of finished steps, from 1, after each of them
     """
     learned = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr, betas, weight_decay=weight_decay, fused=True)
     scheduler, losses = scheduled(optimizer, steps, schedule), []
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         losses.append(update(optimizer, loss, clip))
         scheduler.step()
-        if callback:
-            callback(step)
     return losses
 
 
 def alternate(*players):
     """One round of a game; returns the last loss of each player, a list of floats.
 
-    players  (optimizer, loss, k): k steps on loss() -> (), in this order, so that each player sees
-             the new weights of those before. A generator's loss leaves no gradient in the
-             discriminator.
+    players  (optimizer, loss, k): k steps on loss() -> (), in this order. Each player sees the new
+             weights of those before; its loss leaves no gradient in their weights.
     Raises ValueError unless every k is at least 1.
     """
     if any(k < 1 for _, _, k in players):
-        raise ValueError("every player of a round needs at least one step")
+        raise ValueError("each k must be at least 1 step")
     return [[update(optimizer, loss) for _ in range(k)][-1] for optimizer, loss, k in players]
 
 
 def running_mean(net, decay):
-    """An exponential moving average of the weights of net, starting there (torch's AveragedModel).
+    """Exponential moving average of the weights of net (torch's AveragedModel).
 
     Call .update_parameters(net) after each step; .module is the averaged network.
     """

@@ -1,4 +1,4 @@
-"""Variational autoencoder: an encoder learns what ABP infers by Langevin dynamics for each image.
+"""Variational autoencoder: an encoder in place of ABP's Langevin dynamics for each image.
 
     x = g(z) + eps,   z ~ N(0, I),   eps ~ N(0, sigma^2 I_D);   q(z | x) = N(m(x), diag s(x)^2)
     ELBO(x)   = E_q log p(x | z) - KL(q(z | x) || p(z))  <=  log p(x)       Kingma and Welling

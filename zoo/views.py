@@ -1,9 +1,7 @@
-"""Images as the models of levels see them: small, and each value one of few levels."""
-import torch
-
+"""Small images with few levels per value, and their encoding as strings."""
 from inference.measures import to_side
 
-STRING = (1, 8, 8)               # the view of the models of strings: 8 x 8, grey, read row by row
+STRING = (1, 8, 8)               # shape for models of strings: grey, read row by row
 STRING_LEVELS = 16
 
 
@@ -24,26 +22,22 @@ def from_levels(x, levels):
 
 
 def name(shape, levels):
-    """'8 x 8, 16 greys' or '16 x 16, 8 levels': a view, as a table names it."""
+    """Name of a view in the table: '8 x 8, 16 greys' or '16 x 16, 8 levels'."""
     return f"{shape[1]} x {shape[2]}, {levels} {'greys' if shape[0] == 1 else 'levels'}"
 
 
 def in_levels(images, shape, levels):
-    """Images (n, 3, S, S) -> (n, 3, h, w), as small and in as few levels as a model draws them."""
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, h, w), encoded and decoded."""
     return from_levels(to_levels(images, shape, levels), levels)
 
 
-def to_strings(images, mirrored=False):
-    """Images (n, 3, S, S) in [-1, 1] -> strings of 64 tokens in 0 .. 15, (n, 64), int64.
-
-    mirrored  add the strings of the mirror images: (2n, 64)
-    """
-    x = to_levels(images, STRING, STRING_LEVELS)
-    return (torch.cat([x, x.flip(3)]) if mirrored else x).flatten(1)
+def to_strings(images):
+    """Images (n, 3, S, S) in [-1, 1] -> strings of 64 tokens in 0 .. 15, (n, 64), int64."""
+    return to_levels(images, STRING, STRING_LEVELS).flatten(1)
 
 
 def in_strings(images):
-    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8), grey: what strings keep of them."""
+    """Images (n, 3, S, S) in [-1, 1] -> (n, 3, 8, 8), grey, encoded and decoded."""
     return in_levels(images, STRING, STRING_LEVELS)
 
 

@@ -16,33 +16,27 @@ from utils import to_pixels
 
 
 def frames(path):
-    """The frames of a movie (n, h, w, 3) in 0 to 255, their durations in ms, its loop count."""
+    """The frames of an endless movie (n, h, w, 3) in 0 to 255, and their durations in ms."""
     with Image.open(path) as movie:
-        seen, durations = [], []
-        for frame in ImageSequence.Iterator(movie):
-            seen.append(np.asarray(frame.convert("RGB"), float))
-            durations.append(frame.info["duration"])
-        return np.stack(seen), durations, movie.info["loop"]
+        assert movie.info["loop"] == 0
+        seen = [(np.asarray(frame.convert("RGB"), float), frame.info["duration"])
+                for frame in ImageSequence.Iterator(movie)]
+    pictures, durations = zip(*seen, strict=True)
+    return np.stack(pictures), durations
 
 
 def psnr(a, b):
     return 10 * np.log10(255**2 / np.square(a - b).mean())
 
 
-@pytest.fixture(scope="module")
-def smooth():
-    """A smooth generator and five latents."""
-    return smooth_generator(), torch.randn(5, 2)
-
-
 # ---- the walk
 
-def test_walk_is_a_closed_loop_of_generated_images(smooth, tmp_path):
-    net, z = smooth
+def test_walk_is_a_closed_loop_of_generated_images(tmp_path):
+    net, z = smooth_generator(), torch.randn(5, 2)
     path = tmp_path / "walk.webp"
     write_walk(net, z, path)
-    seen, durations, loop = frames(path)
-    assert seen.shape == (10 * len(z), 128, 128, 3) and loop == 0 and set(durations) == {50}
+    seen, durations = frames(path)
+    assert seen.shape == (10 * len(z), 128, 128, 3) and set(durations) == {50}
     truth = to_pixels(generate(net, walk_latents(net, z), 128)).astype(float)
     assert min(psnr(a, b) for a, b in zip(seen, truth, strict=True)) > 30
     assert psnr(seen[0], truth[5]) < 25                     # another frame
@@ -53,8 +47,8 @@ def test_walk_is_a_closed_loop_of_generated_images(smooth, tmp_path):
     assert path.read_bytes() == first and path.stat().st_size < 1_500_000
 
 
-def test_walk_passes_every_stop_in_even_steps(smooth):
-    net, z = smooth
+def test_walk_passes_every_stop_in_even_steps():
+    net, z = smooth_generator(), torch.randn(5, 2)
     walk = walk_latents(net, z)
     closed = torch.cat([walk, walk[:1]])
     legs = closed[1:] - closed[:-1]
@@ -79,7 +73,6 @@ def test_walks_of_other_shapes(tmp_path, n, nz, n_frames):
     write_walk(net, torch.randn(n, nz), tmp_path / "walk.webp")
     with Image.open(tmp_path / "walk.webp") as movie:
         assert movie.n_frames <= n_frames and movie.size == (128, 128)
-        assert n > 1 or not movie.is_animated
 
 
 def test_tour_of_a_circle_is_the_circle():
@@ -116,9 +109,9 @@ def test_resumed_and_extended_runs_continue_the_movie(faces, tmp_path, monkeypat
     assert main(["--resume", str(part)]) == 0
     movie = whole / "warm" / "training.webp"
     assert movie.read_bytes() == (part / "warm" / "training.webp").read_bytes()
-    seen, durations, loop = frames(movie)
-    assert seen.shape == (16 + 2 + 1, 28 + 6 * 64, 6 * 64, 3) and loop == 0   # 1-16, 18, 20, 21
-    assert durations == [120] * 18 + [3000]
+    seen, durations = frames(movie)
+    assert seen.shape == (16 + 2 + 1, 28 + 6 * 64, 6 * 64, 3)      # 1 to 16, 18, 20, 21
+    assert durations == (120,) * 18 + (3000,)
     assert main(["--resume", str(part), "--n_epochs", "22"]) == 0
     assert len(frames(part / "warm" / "training.webp")[0]) == 20
 
@@ -130,8 +123,6 @@ def test_frames_do_not_change_training(make_model, tmp_path):
     for row in drawn:
         movies.save_frame(drawn.net, drawn.config, tmp_path, row["epoch"])
     assert torch.equal(plain.z, drawn.z)
-    for a, b in zip(plain.net.parameters(), drawn.net.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("nz, img_size", [(2, 16), (1, 64), (3, 128)])
@@ -152,12 +143,12 @@ def test_a_frame_is_the_panel_at_its_epoch(tmp_path, nz, img_size):
 
 def test_large_movies_are_compressed_more(tmp_path, monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (9, 64, 64, 3), np.uint8)
-    noise = [Image.fromarray(picture) for picture in noise]
-    movies.save_movie(noise, [50] * 9, tmp_path / "fine.webp")
-    fine = (tmp_path / "fine.webp").stat().st_size
-    monkeypatch.setattr(movies, "MOST_BYTES", fine // 2)
-    movies.save_movie(noise, [50] * 9, tmp_path / "coarse.webp")
-    assert (tmp_path / "coarse.webp").stat().st_size <= fine // 2
+    noise, path = [Image.fromarray(picture) for picture in noise], tmp_path / "noise.webp"
+    movies.save_movie(noise, [50] * 9, path)
+    most = path.stat().st_size // 2
+    monkeypatch.setattr(movies, "MOST_BYTES", most)
+    movies.save_movie(noise, [50] * 9, path)
+    assert path.stat().st_size <= most
 
 
 def test_images_at_another_side_are_averaged_or_repeated():

@@ -1,23 +1,15 @@
-"""report/showcase.py: the tables and pictures of README.md and docs/."""
-import importlib.util
-
-import numpy as np
+"""report/showcase.py: the tables of README.md and docs/."""
 import pytest
-from conftest import ROOT
-from PIL import Image
 
+from report import showcase
 from runs.files import write_json
 from runs.options import UserError
 from runs.tables import replace_between
 
-spec = importlib.util.spec_from_file_location("showcase", ROOT / "report" / "showcase.py")
-showcase = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(showcase)
-
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with the files of which the tables are made."""
+    """A run folder with the files that the tables are made from."""
     for folder in (tmp_path, tmp_path / "handout"):
         for start in ("warm", "cold"):
             (folder / start).mkdir(parents=True)
@@ -52,23 +44,3 @@ def test_commands_with_results_are_not_run_again(run, capfd):
     assert capfd.readouterr().out == "" and showcase.times(run) == {"python abp.py": 330.0}
     with pytest.raises(UserError, match="python other.py RUN: failed"):
         showcase.compute(run, "python other.py RUN", "other.md")
-
-
-def test_pictures_are_shrunk_and_movies_keep_their_duration(tmp_path):
-    Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(tmp_path / "a.png")
-    for name in ("b.png", "b.jpg"):
-        showcase.shrink(tmp_path / "a.png", tmp_path / name, 20)
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == (20, 10)
-    frames = [Image.fromarray(np.full((20, 40, 3), 40 * k, np.uint8)) for k in range(5)]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:],
-                   duration=[10, 20, 30, 40, 50])
-    showcase.shrink_movie(tmp_path / "a.webp", tmp_path / "b.webp", 10, 2)
-    with Image.open(tmp_path / "b.webp") as movie:
-        assert movie.size == (10, 5) and movie.n_frames == 3 and movie.info["loop"] == 0
-        durations = []
-        for k in range(3):
-            movie.seek(k)
-            movie.load()
-            durations.append(movie.info["duration"])
-    assert durations == [30, 70, 50]

@@ -9,10 +9,10 @@ from torch import nn
 
 from inference.measures import to_side
 from runs.files import set_seed
-from zoo import datasets, metrics, pixelcnn, pixelrnn, views
-from zoo.autoregressive import MaskedConv2d, Thumbnails
+from zoo import datasets, metrics, views
+from zoo.autoregressive import MaskedConv2d
 from zoo.pixelcnn import PixelCNN
-from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock, skew, unskew
+from zoo.pixelrnn import DiagonalBlock, LineLSTM, PixelRNN, RowBlock
 
 NETS = {"cnn": PixelCNN, "row": partial(PixelRNN, RowBlock),
         "diagonal": partial(PixelRNN, DiagonalBlock)}
@@ -22,8 +22,6 @@ def small(name, shape, levels, width=12, **options):
     set_seed(1)
     return NETS[name](shape, levels, width=width, dropout=0.0, **options)
 
-
-# ---------------------------------------------------------------------------- causality and reach
 
 def probe(net):
     """metrics.causality of the logits of a net at a random image."""
@@ -103,8 +101,6 @@ def test_the_probe_finds_leaks(name, shape, broken):
     assert probe(net).leak > 1e-4
 
 
-# ----------------------------------------------------------------------------------- closed forms
-
 @pytest.mark.parametrize("name", NETS)
 def test_probabilities_sum_to_one_and_samples_follow_them(name):
     """All 512 binary images of 3 x 3, after training on bars."""
@@ -124,18 +120,9 @@ def test_pixels_of_intensity_zero_differ_from_the_border():
     assert not torch.allclose(logits[..., 0, 0], logits[..., 5, 5])
 
 
-def test_skew_turns_diagonals_into_lines_and_unskew_back():
-    x = torch.arange(1, 13).view(1, 1, 3, 4)
-    lines = skew(x)
-    assert lines.shape == (1, 1, 6, 3) and lines.count_nonzero() == 12
-    for i, j in itertools.product(range(3), range(4)):
-        assert lines[0, 0, i + j, i] == x[0, 0, i, j]
-    assert torch.equal(unskew(lines), x) and torch.equal(unskew(skew(x.mT)), x.mT)
-
-
 def test_line_lstm_with_one_tap_is_torchs_lstm():
     set_seed(0)
-    ours, theirs = LineLSTM(4, 0, 0), nn.LSTM(16, 4)
+    ours, theirs = LineLSTM(4, 0, 0, 1), nn.LSTM(16, 4)
     order = torch.tensor([2, 1, 3, 0])                       # torch: i, f, g, o; Eq. 3: o, f, i, g
     with torch.no_grad():
         theirs.weight_ih_l0.copy_(torch.eye(16).view(4, 4, 16)[order].flatten(0, 1))
@@ -147,30 +134,15 @@ def test_line_lstm_with_one_tap_is_torchs_lstm():
     assert torch.allclose(ours(gates)[0].movedim(0, -1), expected, atol=1e-6)
 
 
-# ----------------------------------------------------------------------------------------- images
-
-@pytest.mark.parametrize("module", [pixelcnn, pixelrnn])
-def test_pictures_of_a_short_run(module, images):
-    model = module.animals(images, steps=2)
-    model.model.shape, model.shape = 2 * ((model.shape[0], 4, 4),)       # smaller: drawn sooner
-    x = model.sample(2)
-    assert x.shape == (2, 3, 4, 4) and x.abs().max() < 1 and x.unique().numel() > 2
-    assert model.bits_per_dim(images) < 4 and not hasattr(model, "log_prob")
-    assert model.n_parameters > 1000
-
-
 def test_levels_are_bins_and_strings_their_rows(images):
-    model = Thumbnails(NETS["cnn"]((3, 16, 16), 8), (3, 16, 16), 8)
-    levels = model.encode(images)
+    levels = views.to_levels(images, (3, 16, 16), 8)
     assert levels.min() >= 0 and levels.max() <= 7
-    assert ((2 * levels + 1) / 8 - 1 - images).abs().max() <= 1 / 8 + 1e-6
+    assert (views.from_levels(levels, 8) - images).abs().max() <= 1 / 8 + 1e-6
     tokens = views.to_strings(images)
     assert tokens.shape == (len(images), 64) and tokens.dtype == torch.int64
     grey = to_side(images, 8).mean(1)
     assert (views.from_strings(tokens)[:, 0] - grey).abs().max() <= 1 / 16 + 1e-6
 
-
-# -------------------------------------------------------------------------------------- trainings
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, steps, best", [

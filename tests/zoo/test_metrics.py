@@ -7,16 +7,13 @@ import torch
 from zoo import datasets, metrics
 
 
-def test_the_density_of_a_mixture_integrates_to_one_and_fits_its_samples():
+def test_densities_on_a_grid_integrate_to_one_and_agree_with_samples():
     world, grid = datasets.ring(5, 1.0, 0.3), metrics.square(3.0, 120)
     log_p = world.log_prob(grid.z)
     assert grid.log_integral(log_p) == pytest.approx(0, abs=1e-4)
     found = grid.histogram(world.sample(200_000, torch.Generator().manual_seed(0)))
     coarse = [p.view(40, 3, 40, 3).sum((1, 3)) for p in (found, log_p.exp() * grid.area)]
     assert metrics.total_variation(*coarse) < 0.03
-
-
-def test_masses_of_a_grid_are_those_of_the_density():
     grid = metrics.square(4.0, 15)
     masses = grid.masses(lambda z: -z.square().sum(1) / 2)
     assert masses.sum() == pytest.approx(1)

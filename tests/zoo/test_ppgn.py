@@ -1,4 +1,4 @@
-"""PPGN: denoisers against scores; ABP's plane of faces, where p(z | y) is known; the digits."""
+"""PPGN: denoisers against scores, p(z | y) on ABP's latent plane, classes of digits."""
 import math
 
 import pytest
@@ -22,16 +22,7 @@ def new_faces(n, seed, side=16):
     return torch.stack([to_tensor(image) for image in images]), kinds
 
 
-# ------------------------------------------------------------------------------------- closed forms
-
-def test_rates_of_langevin_dynamics():
-    assert ppgn.langevin_rates(0.2, 0.5, 3.0) == pytest.approx((0.08, 0.06, 0.2))
-    for t, s in ((0.0, 0.5), (0.2, 0.0)):
-        with pytest.raises(ValueError, match="must be above 0"):
-            ppgn.langevin_rates(t, s)
-
-
-def test_a_denoiser_of_a_gaussian_gives_its_smoothed_score(v=1.7, s=0.6):
+def test_a_denoiser_of_a_gaussian_gives_the_smoothed_score(v=1.7, s=0.6):
     """The best R of N(0, v) has (R(x) - x) / s^2 = -x / (v + s^2) (Alain and Bengio 2014)."""
     set_seed(0)
     net = nn.Linear(1, 1)
@@ -39,7 +30,7 @@ def test_a_denoiser_of_a_gaussian_gives_its_smoothed_score(v=1.7, s=0.6):
     assert (1 - net.weight.item()) / s**2 == pytest.approx(1 / (v + s**2), rel=0.03)
 
 
-def test_a_denoiser_of_a_mixture_gives_its_smoothed_score(s=0.5):
+def test_a_denoiser_of_a_mixture_gives_the_smoothed_score(s=0.5):
     set_seed(0)
     world = datasets.ring(3, 1.5, 0.2)
     smooth = datasets.Mixture(world.centres, math.hypot(world.sd, s))
@@ -58,8 +49,8 @@ def test_a_denoiser_of_a_mixture_gives_its_smoothed_score(s=0.5):
     assert slope == pytest.approx(1, abs=0.2)
 
 
-def test_where_the_update_comes_to_rest(v=1.0, s=0.5, t=0.3, pull=0.8):
-    """For p = N(0, v) and log C = pull h the update is an autoregression with a known end.
+def test_the_stationary_distribution_of_the_update(v=1.0, s=0.5, t=0.3, pull=0.8):
+    """For p = N(0, v) and log C = pull h the update is a first-order autoregression.
 
     h + e1 (R - h) is (1 - a) h, a = e1 s^2 / (v + s^2): mean e2 pull / a, variance
     e3^2 / (1 - (1 - a)^2).
@@ -81,52 +72,18 @@ def test_steering_follows_the_gradient_of_log_softmax():
     assert torch.allclose(moved, by_hand, atol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- variants
-
-@pytest.fixture(scope="module")
-def steered():
-    """The variants of PPGN on 40 items of 12 numbers, trained for two steps."""
+def test_codes_are_white_and_every_variant_draws_items_by_independent_chains():
     set_seed(0)
-    return ppgn.variants(Codes(torch.randn(40, 12), d=3, steps=2), mlp(12, 8, 4))
-
-
-def test_every_variant_draws_items_and_a_seed_fixes_them(steered):
-    def draw(model, seed):
-        set_seed(seed)
-        return model.sample(torch.arange(6) % 4, n_steps=4)
-
+    codes = Codes(torch.randn(40, 12), d=3, steps=2)
+    assert torch.allclose(codes.codes.T.cov(), torch.eye(3), atol=1e-3)
+    steered = ppgn.variants(codes, mlp(12, 8, 4))
     assert list(steered) == ["DGN-AM", "PPGN-x", "PPGN-h", "Joint", "noiseless"]
     for model in steered.values():
-        x = draw(model, 1)
+        x = model.sample(torch.arange(6) % 4, n_steps=4)
         assert x.shape == (6, 12) and torch.isfinite(x).all() and not x.requires_grad
-        assert torch.equal(x, draw(model, 1)) and not torch.equal(x, draw(model, 2))
-
-
-def test_chains_do_not_see_each_other(steered):
-    model = steered["noiseless"]
     h, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 0])
-    together = model.chains(h, y, 6)
-    assert torch.allclose(together[2:3], model.chains(h[2:3], y[2:3], 6), atol=1e-5)
-
-
-def test_codes_are_white_and_steering_raises_the_class(steered):
-    set_seed(0)
-    found = Codes(torch.randn(200, 12), d=3, steps=20)
-    assert torch.allclose(found.codes.T.cov(), torch.eye(3), atol=1e-3)
-    assert found.codes.mean(0).abs().max() < 1e-3
-    model, h, y = steered["PPGN-h"], torch.randn(50, 3), torch.ones(50, dtype=torch.int64)
-    climb = PPGN(model.generator, model.denoise, model.classifier, Rates(0.0, 0.1, 0.0), 3)
-    with torch.no_grad():
-        before, after = (log_class(model.logits(at), y).mean()
-                         for at in (h, climb.chains(h, y, 20)))
-    assert after > before
-
-
-class Bright(nn.Module):
-    """A generator whose images show z_1 as brightness."""
-
-    def forward(self, z):
-        return z.view(-1, 2, 1, 1)[:, [0]].expand(-1, 3, 16, 16)
+    together, alone = model.chains(h, y, 6), model.chains(h[2:3], y[2:3], 6)     # noiseless
+    assert torch.allclose(together[2:3], alone, atol=1e-5)
 
 
 def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
@@ -136,13 +93,11 @@ def test_a_generator_of_faces_is_steered_towards_each_kind_in_turn():
     model = ppgn.animals(x, kinds, side=16, width=2, hidden=32, n_epochs=3)
     images = model.sample(5, n_steps=2)
     assert images.shape == (5, 3, 16, 16) and images.isfinite().all() and model.classes == 2
-    model.net = Bright()
+    model.net = lambda z: z.view(-1, 2, 1, 1)[:, [0]].expand(-1, 3, 16, 16)      # z_1: brightness
     model.classifier = lambda x: 20 * torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)
     z = model.sample(200, n_steps=50)[:, 0, 0, 0]
     assert (z[::2] > 0).float().mean() > 0.95 and (z[1::2] < 0).float().mean() > 0.95
 
-
-# ---------------------------------------------------------------------------------------- trainings
 
 @pytest.mark.slow
 def test_mala_draws_faces_of_each_kind():

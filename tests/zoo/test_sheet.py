@@ -11,13 +11,13 @@ from inference.measures import to_side
 from runs.files import read_json
 from runs.options import UserError
 from utils import to_tensor
-from zoo import abp, began, classifier, desnet, fa, gan, sheet, vae
+from zoo import abp, classifier, fa, pixelcnn, pixelrnn, sheet, vae
 from zoo.__main__ import MODELS, main
 from zoo.sheet import Entry
 
 
 class Copies:
-    """A model that draws the images that it learned from."""
+    """A model whose samples are its training images."""
     n_parameters = 0
 
     def __init__(self, data):
@@ -61,7 +61,7 @@ def test_the_sheet_shows_copies_as_copies(faces, twelve, tmp_path):
         sheet.make({"fa": MODELS["fa"]}, faces, tmp_path)
 
 
-def test_a_model_is_reused_for_the_same_images_alone(twelve, tmp_path):
+def test_a_model_is_reused_only_for_the_same_images(twelve, tmp_path):
     trained = []
     entries = {"copier": Entry("copier", lambda data: trained.append(1) or Copies(data))}
 
@@ -87,7 +87,7 @@ def test_kinds_come_from_factors_or_file_names(tmp_path):
     assert found == ["tiger", "tiger", "lion", "lion"]
 
 
-def test_the_classifier_tells_tigers_from_lions():
+def test_the_classifier_of_kinds():
     drawn = list(draw_set(n=24, size=32))
     images = torch.stack([to_tensor(image) for _, image in drawn])
     known = ["lion" if face.lion > 0.5 else "tiger" for face, _ in drawn]
@@ -114,15 +114,14 @@ class Filler:
         return torch.cat([x[:, :, :8], self.data[:1, :, 8:].expand(len(x), -1, -1, -1)], 2)
 
 
-@pytest.mark.parametrize("reuse", [False, True])
-def test_a_model_that_fills_shows_its_input_and_measures_no_samples(twelve, tmp_path, reuse):
+def test_a_model_that_fills_shows_its_input_and_measures_no_samples(twelve, tmp_path):
     entries = {"filler": Entry("filler", Filler, view="halves", fills=True)}
-    sheet.make(entries, twelve, tmp_path)
-    sheet.make(entries, twelve, tmp_path, reuse=reuse)
-    row = rows(tmp_path)["filler"]
-    assert row["view"] == "halves" and row["spread"] is None and row["copying"] is None
-    with Image.open(tmp_path / "animals.png") as picture:
-        assert picture.height > 3 * 16
+    for reuse in (False, True):
+        sheet.make(entries, twelve, tmp_path, reuse=reuse)
+        row = rows(tmp_path)["filler"]
+        assert row["view"] == "halves" and row["spread"] is None and row["copying"] is None
+        with Image.open(tmp_path / "animals.png") as picture:
+            assert picture.height > 3 * 16
 
 
 def test_a_model_that_needs_kinds_gets_them_or_is_left_out(twelve, tmp_path, capsys):
@@ -171,17 +170,14 @@ def test_copying_is_undefined_if_every_held_out_image_is_a_training_image(twelve
     assert rows(tmp_path)["copier"]["copying"] is None
 
 
-@pytest.fixture(params=["abp", "vae", "fa"])
-def trained(request, images):
-    """A model with a density, fitted for a moment to six faces of 16 x 16, and those faces."""
-    config = abp.settings(16, n_epochs=3, learn_num_steps=2, hidden=32, width=2, prior_draws=16)
-    train = {"abp": lambda: abp.Alternating(config, images), "fa": lambda: fa.animals(images),
-             "vae": lambda: vae.fit_images(vae.image_vae(config), images, config)}
-    return train[request.param](), images
+CONFIG = abp.settings(16, n_epochs=3, learn_num_steps=2, hidden=32, width=2, prior_draws=16)
 
 
-def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
-    model, images = trained
+@pytest.mark.parametrize("train", [
+    lambda x: abp.Alternating(CONFIG, x), fa.animals,
+    lambda x: vae.fit_images(vae.image_vae(CONFIG), x, CONFIG)], ids=["abp", "fa", "vae"])
+def test_models_with_a_density_draw_reconstruct_and_score_images(train, images):
+    model = train(images)
     samples, again = model.sample(5), model.reconstruct(images)
     assert samples.shape == (5, 3, 16, 16) and again.shape == images.shape
     assert not torch.equal(samples[0], samples[1])
@@ -189,31 +185,23 @@ def test_models_with_a_density_draw_reconstruct_and_weigh_images(trained):
     log_p = model.log_prob(images[:2])
     assert log_p.shape == (2,) and log_p.isfinite().all()
     assert (log_p > model.log_prob(torch.randn(2, 3, 16, 16).clamp(-1, 1))).all()
-    assert model.n_parameters > 768
+    assert model.n_parameters > 768 and CONFIG.mse_sigma == Config().mse_sigma / 8   # 16 of 128
 
 
-@pytest.mark.parametrize("module", [desnet, gan, began])
-def test_a_short_run_on_images_makes_images(module, images):
-    model = module.animals(to_side(images, 32), steps=2)
-    x = model.sample(5)
-    assert x.shape == (5, 3, 32, 32) and torch.isfinite(x).all()
-    assert len(model.history) == 2 and model.n_parameters > 1000
-
-
-def test_settings_scale_sigma_with_the_side():
-    assert abp.settings(128).mse_sigma == Config().mse_sigma
-    assert abp.settings(64, seed=3).mse_sigma == Config().mse_sigma / 2
-    assert abp.settings(64, seed=3).seed == 3
-
-
-# ------------------------------------------------------------------------------------ command line
-
-def test_every_model_is_listed_with_what_it_learns(images):
-    x = to_side(images, 64)
-    for name, entry in MODELS.items():
-        assert entry.likelihood in sheet.LOG_P, name
-        assert (entry.view != "") == (entry.seen is not None or entry.fills), name
-        assert entry.seen is None or entry.seen(x).shape[1] == 3
+@pytest.mark.parametrize("name, options", [
+    *((name, {"steps": 2}) for name in ("desnet", "gan", "began", "bgan", "pixelcnn", "pixelrnn")),
+    ("seqgan", {"fit_steps": 2, "first": 1, "steps": 1})])
+def test_a_short_run_on_images_draws_images(name, options, images, monkeypatch):
+    monkeypatch.setattr(pixelcnn, "VIEW", ((3, 4, 4), 8))                # drawn sooner
+    monkeypatch.setattr(pixelrnn, "VIEW", ((1, 4, 4), 16))
+    entry, x = MODELS[name], to_side(images, 32)
+    model = entry.train(x, **options)
+    drawn, levels = model.sample(3), entry.likelihood == "levels"
+    assert drawn.shape[:2] == (3, 3) and drawn.isfinite().all() and model.n_parameters > 1000
+    assert hasattr(model, "bits_per_dim") == levels and not hasattr(model, "log_prob")
+    assert not levels or 0 < model.bits_per_dim(x) < 5
+    assert (entry.seen is None) == (entry.view == "")
+    assert entry.seen is None or (entry.seen(x).abs() <= 1).all() and (drawn.abs() <= 1).all()
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -1,4 +1,4 @@
-"""The VAE: its bounds in closed form; trained, it reaches PCA and its bounds hold."""
+"""VAE: bounds in closed form; trainings against PCA, quadrature and ABP."""
 import dataclasses
 import math
 
@@ -24,8 +24,6 @@ SHAPE = (1, 8, 8)
 def decoder(layers):
     return nn.Sequential(layers, nn.Unflatten(1, SHAPE))
 
-
-# ------------------------------------------------------------------------------------- closed forms
 
 @pytest.fixture(scope="module")
 def linear():
@@ -75,22 +73,11 @@ def test_the_elbo_falls_short_by_the_kl_to_the_posterior(linear):
     assert -0.01 * kl < log_p.mean() - iwae < 0.1 * kl
 
 
-def test_the_gradient_of_the_elbo_reaches_the_encoder(linear):
-    x, _, precision, model = linear
-    shifted = model(0.2)
-    for _ in range(400):
-        shifted.elbo(x).mean().backward()
-    slope = shifted.encoder[1].bias.grad[:2] / 400                # d ELBO / dm = -(m - m*) / s*^2
-    assert torch.allclose(slope, -0.2 * precision, rtol=0.05)
-
-
 def test_quadrature_finds_log_p(linear):
     x, log_p, _, model = linear
     assert (model().log_prob(x[:20]) - log_p[:20]).abs().max() < 0.01
     assert (dense(model().decoder, x, SIGMA) - log_p).abs().max() < 0.01
 
-
-# ---------------------------------------------------------------------------------------- trainings
 
 @pytest.mark.slow
 def test_a_linear_vae_reaches_pca():
