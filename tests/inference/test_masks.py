@@ -11,7 +11,7 @@ from PIL import Image
 import utils
 from abp import ABP, Config, load_run, main
 from inference import measures
-from inference.masks import halvings, make_mask, parse_mask, visible_fraction
+from inference.masks import halvings, hidden_error, make_mask, parse_mask, visible_fraction
 from inference.posterior import Posterior, squared_distances
 from runs import files
 from runs.options import UserError
@@ -274,3 +274,12 @@ def test_a_masked_run_resumes_only_with_the_same_mask(capsys, masked, tmp_path):
     assert "no such file" in refusal(capsys, "--resume", str(masked))
     assert main(["--resume", str(masked), "--mask", str(moved)]) == 0
     moved.rename(masked.parent / "right.png")
+
+
+def test_hidden_error_on_the_scale_of_a_file():
+    images = torch.tensor([0.0, 51, 102, 255]).view(1, 1, 2, 2).expand(1, 3, 2, 2) / 127.5 - 1
+    mask = torch.tensor([1.0, 0, 0, 1]).view(1, 1, 2, 2)
+    recovered = images + torch.tensor([9.0, 10, -20, 9]).view(1, 1, 2, 2) / 127.5
+    assert hidden_error(recovered, images, mask) == {
+        "hidden_mae": pytest.approx(15, abs=1e-4),
+        "hidden_relative": pytest.approx(30 / 153, abs=1e-6)}
