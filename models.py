@@ -19,14 +19,11 @@ class GenNet(nn.Module):
     smooth    number of last deconvolutions (never the first two) that a 1 x 1 convolution and
               bilinear interpolation replace (deep decoder; Heckel and Hand, ICLR 2019). Hidden
               pixels are then interpolated; fully visible images are sharper with 0
-    Raises ValueError if a size is out of range.
+    Raises ValueError if img_size is another.
     """
 
     def __init__(self, nz=2, img_size=128, hidden=128, width=24, smooth=0):
         super().__init__()
-        if nz < 1 or hidden < 1 or width < 1 or smooth < 0:
-            raise ValueError("nz, hidden and width must be at least 1 and smooth at least 0, not "
-                             f"{nz}, {hidden}, {width}, {smooth}")
         if img_size < MIN_SIZE or img_size & (img_size - 1):
             raise ValueError(f"img_size must be a power of two from {MIN_SIZE}, not {img_size}")
 

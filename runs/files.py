@@ -29,20 +29,6 @@ def set_seed(seed):
     torch.manual_seed(seed)
 
 
-def get_rng(device):
-    """The states of torch's random generators for a run on `device`: a dict of tensors."""
-    on_gpu = torch.device(device).type == "cuda"
-    return {"cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if on_gpu else torch.empty(0)}
-
-
-def set_rng(states, device):
-    """Restore the states that `get_rng` returned."""
-    torch.set_rng_state(states["cpu"])
-    if torch.device(device).type == "cuda" and len(states["cuda"]):
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
 def data_folder(config):
     """The folder of --data; without it the drawn faces of the repository."""
     return Path(config.data) if config.data else ROOT / "data" / "drawn"
@@ -202,7 +188,7 @@ def save_model(model, path):
         "config": dataclasses.asdict(model.config), "epoch": model.epoch, "smooth": model.smooth,
         "generator": model.net.state_dict(), "optimizer": model.optimizer.state_dict(),
         "z": model.z, "step": model.step, "image_names": model.names, "history": model.history,
-        "rng": get_rng(model.device)})
+        "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}})
 
 
 def restore(model, path, may_change=()):
@@ -223,7 +209,8 @@ def restore(model, path, may_change=()):
         model.optimizer.load_state_dict(checkpoint["optimizer"])
         model.z.copy_(checkpoint["z"])
         model.step.copy_(checkpoint["step"])
-        set_rng(checkpoint["rng"], model.device)
+        torch.set_rng_state(checkpoint["rng"]["cpu"])
+        torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete it and --resume") from None
     model.epoch, model.history = checkpoint["epoch"], checkpoint["history"]

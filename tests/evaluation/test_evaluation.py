@@ -121,8 +121,6 @@ def test_default_run_is_the_newest_finished_one(tmp_path, monkeypatch, capsys):
     assert "holds no finished run" in refused(capsys)
 
 
-# ---- errors
-
 def refused(capsys, *args):
     assert __main__.main(list(map(str, args))) == 2
     error = capsys.readouterr().err
@@ -160,8 +158,6 @@ def test_run_of_another_version_or_other_images(run, faces, tmp_path, capsys):
 def test_invalid_options(run, arguments, words, capsys):
     assert words in refused(capsys, *(str(run) if text == "RUN" else text for text in arguments))
 
-
-# ---- the latent plane
 
 @pytest.fixture
 def linear_net():
@@ -209,8 +205,6 @@ def test_nearest_images():
     assert [row["nearest"] for row in found] == ["c", "a"] and index.tolist() == [2, 0]
     assert [row["psnr"] for row in found] == pytest.approx([26.02, 100], abs=0.01)
 
-
-# ---- chains
 
 @pytest.fixture
 def chained(linear_net):

@@ -59,8 +59,6 @@ def test_descent_keeps_no_step_that_is_not_finite():
     assert torch.allclose(found[1], torch.ones(2, dtype=torch.float64), atol=0.05)
 
 
-# ---- held-out images
-
 @pytest.mark.parametrize("n, k", [(6, 2), (7, 3), (24, 4), (5, 5)])
 def test_folds_hold_every_image_out_once(n, k):
     parts, again = ([part.tolist() for part in holdout.folds(n, k, seed=3)] for _ in range(2))
@@ -134,8 +132,6 @@ def test_folds_that_leave_too_few_images(n, k, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---- known factors
-
 def test_factors_are_aligned_by_file_name(tmp_path):
     assert factors.read(tmp_path, ["a.png"]) is None
     (tmp_path / "factors.csv").write_text(
@@ -183,8 +179,6 @@ def test_leave_one_out_r2_equals_refitting():
     square = factors.rows(np.eye(6)[:, :5], {"lion": np.arange(6)})[0]
     assert square["loo_r2"] is None                          # six numbers, fitted to six images
 
-
-# ---- warm against cold
 
 def test_warm_and_cold_start_with_equal_network_passes_and_a_mask(images, tmp_path):
     config = Config(**SMALL | {"n_epochs": 20, "mask": "pepper:0.5"})

@@ -29,8 +29,6 @@ def psnr(a, b):
     return 10 * np.log10(255**2 / np.square(a - b).mean())
 
 
-# ---- the walk
-
 def test_walk_is_a_closed_loop_of_generated_images(tmp_path):
     net, z = smooth_generator(), torch.randn(5, 2)
     path = tmp_path / "walk.webp"
@@ -82,8 +80,6 @@ def test_tour_of_a_circle_is_the_circle():
     assert order in (around, around[:1] + around[:0:-1])
     assert tour(torch.zeros(0, 2)) == [] and sorted(tour(torch.zeros(4, 2))) == [0, 1, 2, 3]
 
-
-# ---- the panel during training
 
 def test_frames_are_frequent_at_first_and_independent_of_n_epochs():
     epochs = [epoch for epoch in range(1, 241) if is_frame(epoch)]

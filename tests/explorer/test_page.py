@@ -116,8 +116,6 @@ def psnr(a, b):
     return 10 * math.log10(255**2 / np.square(a - b).mean())
 
 
-# ---- the picture
-
 @pytest.mark.parametrize("shape, side", [
     ({}, 128), ({"img_size": 64, "prior_sigma": 0.25}, 128), ({"img_size": 64, "nz": 1}, 128),
     ({"img_size": 32, "nz": 5}, 128), ({"img_size": 64}, 32)], ids=str)
@@ -154,8 +152,6 @@ def test_picture_changes_continuously_across_the_grid(open_page):
     steps = np.abs(np.diff(pictures, axis=0)).mean((1, 2, 3))
     assert np.abs(np.diff(steps)).max() < 0.25 * steps.max()
 
-
-# ---- mouse, keys, finger
 
 def test_keys_move_z_draw_and_play(open_page):
     page = open_page(smooth(img_size=32))
@@ -240,8 +236,6 @@ def test_reduced_motion_walks_in_stills_and_only_by_the_button(open_page):
     page.locator("#play").click()
     assert 2 <= len(set(walk(page))) <= 6
 
-
-# ---- saving, windows, text
 
 def test_picture_is_saved_with_its_z_in_the_name(open_page):
     page = open_page(smooth(img_size=64), "cold")

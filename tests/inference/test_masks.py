@@ -20,8 +20,6 @@ from runs.tables import read_csv
 SEEN = make_mask("pepper:0.6", 6, 16, seed=5)
 
 
-# ---- masks
-
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
 def test_pepper_hides_random_pixels_of_each_image(fraction):
     mask = make_mask(f"pepper:{fraction}", 40, 32, seed=1)
@@ -109,8 +107,6 @@ def test_invalid_masks_leave_no_run_folder(capsys, monkeypatch, faces, tmp_path,
     assert names(tmp_path) == {"black.png", "text.png"}
 
 
-# ---- inference
-
 def test_a_mask_restricts_energy_gradient_and_metric_to_visible_pixels(make_linear):
     """All three are known for a linear generator without the rows of its hidden pixels."""
     model, _, _ = make_linear(0.7, n=6, prior_sigma=2.0)
@@ -175,8 +171,6 @@ def test_the_global_move_ignores_hidden_pixels(images, make_model):
         assert torch.equal(chosen(images, torch.ones_like(SEEN), now), chosen(images, None, now))
 
 
-# ---- learning
-
 def trained(config, images, start="warm"):
     model = ABP(config, images, start, precision=config.precision)
     list(model)
@@ -207,8 +201,6 @@ def test_a_mask_that_hides_nothing_is_none(tmp_path):
     for text in ("none", "pepper:0", "pepper:0.0", str(tmp_path / "white.png")):
         assert make_mask(text, 2, 16, seed=1) is None
 
-
-# ---- a run with a mask
 
 @pytest.mark.parametrize("mask", ["none", "block:7"])
 def test_the_log_and_the_metrics_are_of_visible_pixels(make_model, mask):

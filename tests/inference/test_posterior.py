@@ -74,8 +74,6 @@ def test_energy_gradient_and_metric(make_model):
         assert torch.allclose(metric[i], expected, rtol=1e-3, atol=1e-3)
 
 
-# ---- the global move
-
 def test_cold_start_resamples_draws_by_likelihood(make_linear):
     """With many draws the chosen ones are posterior samples before any Langevin step."""
     model, mean, covariance = make_linear(8.0, n=2000, prior_draws=20_000)
@@ -103,8 +101,6 @@ def test_the_global_move_of_a_warm_chain_leaves_the_posterior_invariant(make_lin
         far = model.chain_start(posterior, far)
     assert far.abs().max() < 6
 
-
-# ---- small sigma
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3])
 def test_squared_distances_keep_their_small_differences(sigma):

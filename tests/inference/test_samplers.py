@@ -46,8 +46,6 @@ def run(name, neg_log_density, z, n_steps, step, metric=curved, **options):
     return sampler(neg_log_density, z, n_steps, step, **options)
 
 
-# ---- Eq. 6 and its bias, which the accept step removes
-
 def test_drift_and_noise_of_a_langevin_step():
     torch.manual_seed(0)
     z, s = torch.tensor([[1.0, -2.0]]).expand(200_000, 2), 0.1
@@ -103,8 +101,6 @@ def test_largest_stable_step_of_langevin():
     assert below.acceptance.mean() > 0.2 and beyond.acceptance.max() < 0.1
 
 
-# ---- exact samplers: a Gaussian, two unequal modes, images
-
 @pytest.mark.parametrize("name, step", [("rw_mh", 0.5), ("mala", 0.4), ("smmala", 1.0)])
 def test_mean_and_covariance_of_a_gaussian(name, step):
     torch.manual_seed(0)
@@ -147,8 +143,6 @@ def test_two_modes_detect_langevin_and_a_missing_determinant(monkeypatch):
     monkeypatch.setattr(samplers, "_log_det", lambda chol: torch.zeros(len(chol)))
     assert distance_to_two_modes("smmala", 1.5) > 0.06
 
-
-# ---- step sizes
 
 @pytest.mark.parametrize("name, target", [("mala", TARGET_GRADIENT), ("rw_mh", TARGET_WALK),
                                           ("smmala", TARGET_GRADIENT), ("langevin", 0.95)])
@@ -225,8 +219,6 @@ def test_zero_small_and_huge_steps(name):
         assert torch.equal(huge.z, start) and huge.acceptance.max() < 1e-3
         assert run(name, gaussian, start, 3, 1e-3).acceptance.min() > 0.95
 
-
-# ---- independent chains, invalid densities, counts
 
 @pytest.mark.parametrize("name", ALL)
 def test_chains_are_independent(name):

@@ -65,8 +65,6 @@ def check(status, log, *left_out):
     assert set(re.findall("left out for want of (.*) on input", log)) - OPTIONAL == set(left_out)
 
 
-# ---- text
-
 @pytest.mark.parametrize("function, text, expected", [
     (latex.escape, "50 % & #1 {$}_", r"50 \% \& \#1 \{\$\}\_"),
     (latex.escape, "a~b^c\\d", r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{}d"),
@@ -93,8 +91,6 @@ def test_any_text_compiles(tmp_path):
                    timeout=60, capture_output=True, check=True)
     assert "Missing character" not in (tmp_path / "all.log").read_text(errors="replace")
 
-
-# ---- tables and numbers
 
 def test_tables_in_three_formats(tmp_path):
     rows = [{"name": "a|b", "x": 0.1 + 0.2, "none": None}, {"name": "c", "x": 2.0, "none": None}]
@@ -149,8 +145,6 @@ def test_the_report_takes_the_newest_run_of_both_starts(tmp_path):
     assert (output / "latest.tex").read_text() == "\\edef\\run{\\detokenize{../output/b b_1}}\n"
     assert not (tmp_path / "elsewhere").exists()
 
-
-# ---- the PDF
 
 @needs_latex
 @pytest.mark.parametrize("name", ["001", "my run_1", "löwe"])

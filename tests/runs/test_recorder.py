@@ -43,8 +43,6 @@ def same(a, b):
                for x, y in zip(*flat, strict=True))
 
 
-# ---- files
-
 @pytest.mark.parametrize("start", ["warm", "cold"])
 def test_files_of_a_run(finished, start):
     folder = finished / start
@@ -105,8 +103,6 @@ def test_default_data_and_default_snapshots(tmp_path, monkeypatch):
                                 for name in ("recon", "samples", "interp")}
     assert files.half_way(snapshots, 4) == (2, snapshots / "0002_recon.png")
 
-
-# ---- resumption
 
 @pytest.mark.parametrize("start, options", [
     ("warm", {}), ("cold", {"batch_size": 4}), ("warm", {"batch_size": 4, "mask": "pepper:0.5"}),
@@ -202,8 +198,6 @@ def test_invalid_changes_of_a_resumed_run(capsys, faces, tmp_path, finished):
     assert "face_01.png: has changed" in refusal(capsys, "--resume", finished, "--data", other)
 
 
-# ---- folders and disks
-
 def test_runs_are_numbered_and_never_overwritten(tmp_path):
     record = {"options": {}}
     (tmp_path / "007").mkdir()
@@ -278,8 +272,6 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(capsys, faces, tmp_path)
     assert "face_0" in err and "epoch 1" in err and "--langevin_step_size" in err
     assert files.load_checkpoint(out / "warm" / "checkpoint.pt")["epoch"] == 0
 
-
-# ---- other runs
 
 @pytest.mark.parametrize("options", [{"nz": 1}, {"nz": 5, "n_epochs": 1},
                                      {"img_size": 64, "start": "cold", "precision": "bf16"}])
