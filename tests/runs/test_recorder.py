@@ -124,7 +124,7 @@ def test_restored_models_continue_bit_for_bit(make_model, tmp_path, start, optio
     assert [r["loss"] for r in again.history] == [r["loss"] for r in whole.history]
 
 
-LONG = {"n_epochs": 60, "n_log": 7, "n_plot": 1000, "n_stats": 1000}
+LONG = {"n_epochs": 40, "n_log": 7, "n_plot": 1000, "n_stats": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_killed_run_resumes_to_the_same_end(faces, tmp_path, long_run, moment,
     assert main(["--resume", str(out)]) == 0
     assert names(out) == WHOLE and names(out / "cold") == PER_START
     assert same(out / "warm", long_run / "warm") and same(out / "cold", long_run / "cold")
-    assert len(read_csv(out / "cold" / "log.csv")) == 60
+    assert len(read_csv(out / "cold" / "log.csv")) == 40
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -167,7 +167,7 @@ def test_an_interrupted_run_saves_and_names_the_next_command(faces, tmp_path, nu
     assert status == 130 and "Traceback" not in err
     assert f"python {ROOT / 'abp.py'} --resume {out.resolve()}" in err
     done = files.load_checkpoint(out / "warm" / "checkpoint.pt")["epoch"]
-    assert 9 <= done < 60 and len(read_csv(out / "warm" / "log.csv")) == done
+    assert 9 <= done < 40 and len(read_csv(out / "warm" / "log.csv")) == done
 
 
 @pytest.fixture(scope="module")
