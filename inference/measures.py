@@ -36,8 +36,13 @@ def to_side(images, side):
 
 
 def psnr(recon, images, mask=None):
-    """10 log10(4 / mse) [dB] over visible pixels, at most 100: (n, 3, S, S) twice -> (n,)."""
-    return -10 * torch.log10((mean_squared_error(recon, images, mask) / 4).clamp(min=1e-10))
+    """10 log10(4 / mse) [dB] over visible pixels: (n, 3, S, S) twice -> (n,)."""
+    return decibels(mean_squared_error(recon, images, mask))
+
+
+def decibels(error):
+    """The PSNR [dB] of mean squared errors of pixels in [-1, 1], of the same shape; at most 100."""
+    return -10 * torch.log10((error / 4).clamp(min=1e-10))
 
 
 def mean_squared_error(recon, images, mask=None):
@@ -55,7 +60,7 @@ def reconstruction(net, z, images, mse_sigma, mask=None):
     visible = 1 if mask is None else mask.mean((1, 2, 3))
     loss = (error * visible).mean().item() * images[0].numel() / (2 * mse_sigma**2)
     return {"loss": loss, "mse": error.mean().item(),
-            "psnr": psnr(recon, images, mask).mean().item()}
+            "psnr": decibels(error).mean().item()}
 
 
 def measure(net, z, images, samples, config, mask=None):
