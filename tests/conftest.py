@@ -1,8 +1,11 @@
 """Six small drawn faces, small models, and the command line."""
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")      # tests run in parallel, one on each core
 
 import pytest
 import torch
