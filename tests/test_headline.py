@@ -28,10 +28,11 @@ def test_a_small_run_on_the_drawn_faces(start, psnr, tolerance, z_square):
 
 @pytest.mark.slow
 def test_the_default_run(tmp_path):
-    """Seed 1 in bf16 and in fp32 gave 33.2 and 33.3 dB warm, 31.1 and 31.6 dB cold."""
+    """Seeds 1, 2, 3: warm 33.3, 33.0, 32.7 dB, mean of z^2 1.39, 1.09, 1.19; cold 31.6, 31.2, 31.5
+    dB, 1.14, .88, 1.13; samples 27.7 to 28.3 dB. Seed 1 in bf16: warm 33.2, cold 31.1 dB."""
     assert abp.main([f"--out={tmp_path / 'run'}"]) == 0
-    for start, psnr in (("warm", 33.2), ("cold", 31.3)):
+    for start, psnr in (("warm", 33.0), ("cold", 31.4)):
         metrics = json.loads((tmp_path / "run" / start / "metrics.json").read_text())
-        assert metrics["psnr"] == pytest.approx(psnr, abs=0.6)
-        assert metrics["z_mean_square"] == pytest.approx(1.2, abs=0.3)
-        assert metrics["sample_nearest_psnr"] == pytest.approx(28.1, abs=1.0)
+        assert metrics["psnr"] == pytest.approx(psnr, abs=0.5)
+        assert metrics["z_mean_square"] == pytest.approx(1.14, abs=0.3)
+        assert metrics["sample_nearest_psnr"] == pytest.approx(28.0, abs=0.6)
