@@ -206,6 +206,16 @@ def test_adapted_manifold_steps_are_at_most_a_full_newton_step():
     assert chains.step.max() <= math.sqrt(2) + 1e-6 and chains.z.abs().max() < 5
 
 
+@pytest.mark.parametrize("name", ["langevin", "mala", "rw_mh"])
+def test_states_may_have_the_shape_of_images(name):
+    torch.manual_seed(1)
+    z = run(name, unit, torch.randn(4000, 3, 2, 2), 20, 0.3).z
+    assert z.shape == (4000, 3, 2, 2)
+    # within 4 standard errors; langevin's variance is 1 / (1 - s^2 / 4) = 1.023
+    assert z.mean((0, 1)).abs().max() < 4 / math.sqrt(3 * 4000)
+    assert z.var().item() == pytest.approx(1.023 if name == "langevin" else 1, abs=0.026)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_zero_small_and_huge_steps(name):
     torch.manual_seed(0)
