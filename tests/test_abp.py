@@ -226,3 +226,10 @@ def test_fit_in_a_thread(images):
 def test_fit_with_invalid_images_or_options(images, options, words):
     with pytest.raises(UserError, match=words):
         fit(images, **options)
+
+
+def test_a_generator_may_hold_parameters_that_do_not_learn(make_model):
+    model = make_model()
+    model.net.unused = torch.nn.Parameter(torch.ones(3))
+    model.net.deconv[0].weight.requires_grad_(False)
+    assert torch.isfinite(model.learn(torch.arange(6), 0.0))

@@ -1,9 +1,8 @@
-"""Resumed runs, devices, and generators with parameters that do not learn."""
+"""Resumption from other folders, devices and checkpoints."""
 import json
 import sys
 
 import pytest
-import torch
 from conftest import command, refusal
 from PIL import Image
 
@@ -50,10 +49,3 @@ def test_a_checkpoint_without_smooth_is_refused(tmp_path, make_model):
     files.save_checkpoint(path, checkpoint)
     with pytest.raises(UserError, match="not a checkpoint"):
         files.load_checkpoint(path)
-
-
-def test_a_generator_may_hold_parameters_that_do_not_learn(make_model):
-    model = make_model()
-    model.net.unused = torch.nn.Parameter(torch.ones(3))
-    model.net.deconv[0].weight.requires_grad_(False)
-    assert torch.isfinite(model.learn(torch.arange(6), 0.0))
